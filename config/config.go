@@ -1,0 +1,165 @@
+// Package config reads what the operator wrote: where things are, from the
+// environment (Env), and what happens, from one YAML file (File). Both are
+// strict, both report every problem they find at once, and neither ever prints
+// a secret.
+package config
+
+import (
+	"time"
+)
+
+// Pos is a place in a configuration file. Line and Col count from 1; a zero
+// Pos means "no place known" (for example a value that came from a default).
+type Pos struct {
+	File string
+	Line int
+	Col  int
+}
+
+// File is one bridge.yaml, decoded strictly and checked for everything that
+// can be seen without knowing actions or compiling expressions.
+type File struct {
+	// Path is the file's name as the operator gave it.
+	Path        string
+	Sources     []Source
+	Webhooks    []Webhook
+	Connections []Connection // in file order
+	Routes      []Route
+}
+
+// Source is a place on the bus, besides BRIDGE_EVENTS, that events are taken from.
+type Source struct {
+	Pos  Pos
+	Name string
+	NATS SourceNATS
+}
+
+// SourceNATS says where on NATS a source's events are.
+type SourceNATS struct {
+	// Stream is an existing JetStream stream. Empty for a core source.
+	Stream string
+	// Subjects filter the stream, or are subscribed to when Core is set.
+	Subjects []string
+	// Core takes plain NATS messages, with a queue group: at most once until stored.
+	Core bool
+	// Start says where a stream that neither the ledger nor a durable knows
+	// begins: StartNew (default), StartAll, or StartTime with StartAt.
+	Start   Start
+	StartAt time.Time
+}
+
+// Start is where an existing stream begins when it is first taken from.
+type Start string
+
+// The values of Start.
+const (
+	StartNew  Start = "new"
+	StartAll  Start = "all"
+	StartTime Start = "time"
+)
+
+// Webhook is an endpoint served at /webhooks/<name>.
+type Webhook struct {
+	Pos    Pos
+	Name   string
+	Bearer []Secret // one or two live tokens
+}
+
+// Connection is a Membrane connection to 8x8, under the name that routes use.
+type Connection struct {
+	Pos  Pos
+	Name string
+	// ID or Key select it at Membrane; exactly one is set.
+	ID  string
+	Key string
+	// Tenant is a Membrane tenant key, or a ${ } expression over the event; empty
+	// means the tenant of the environment.
+	Tenant Value
+}
+
+// Route maps events to one action.
+type Route struct {
+	Pos  Pos
+	Name string
+	// Formerly is the identity the route had before it was renamed; empty if never.
+	Formerly string
+	// On holds CloudEvents types: exact, or a prefix that ends in ".*" or is "*".
+	On []Typed
+	// Filters are CloudEvents Subscriptions filters, all of which must hold. Each
+	// is the untyped tree; package handlers compiles them.
+	Filters []Value
+	// Run names the action by Key or by ID; exactly one is set.
+	RunKey string
+	RunID  string
+	RunPos Pos
+	// Connection is the name of an entry of File.Connections; empty means MEMBRANE_CONNECTION.
+	Connection    string
+	ConnectionPos Pos
+	// Input is the tree whose strings may hold ${ jq }.
+	Input Value
+	// TTL ends a wait; zero means none.
+	TTL       time.Duration
+	Retry     Retry
+	OnUnknown OnUnknown
+	Tests     []RouteTest
+}
+
+// Typed is a string with its place.
+type Typed struct {
+	Pos   Pos
+	Value string
+}
+
+// Retry is a route's schedule of attempts.
+type Retry struct {
+	Attempts int           // default 8
+	Initial  time.Duration // default 1s
+	Max      time.Duration // default 5m
+}
+
+// OnUnknown is what happens to a run whose outcome nobody can tell.
+type OnUnknown string
+
+// The values of OnUnknown.
+const (
+	OnUnknownHold  OnUnknown = "hold"
+	OnUnknownRetry OnUnknown = "retry"
+)
+
+// RouteTest is a case in the file itself: an event and the input it must give.
+type RouteTest struct {
+	Pos   Pos
+	Name  string
+	Event map[string]any // a CloudEvent in the JSON format, without specversion if that is 1.0
+	// Input is the expected action input; nil when NoMatch.
+	Input   map[string]any
+	NoMatch bool
+}
+
+// Value is a YAML tree that remembers where each part stood.
+// Exactly one of Map, List, Scalar is meaningful, told by Kind.
+type Value struct {
+	Pos    Pos
+	Kind   Kind
+	Scalar any // nil, bool, string, int, float64, json.Number
+	Map    []Entry
+	List   []Value
+}
+
+// Entry is one key of a mapping, in file order.
+type Entry struct {
+	Pos   Pos // of the key
+	Key   string
+	Value Value
+}
+
+// Kind tells what a Value is.
+type Kind int
+
+// The kinds of Value. KindNone is the zero Value: the key was absent.
+const (
+	KindNone Kind = iota
+	KindScalar
+	KindMap
+	KindList
+)

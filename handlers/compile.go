@@ -1,0 +1,3 @@
+package handlers
+
+type compiled struct{}
