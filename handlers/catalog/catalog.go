@@ -29,8 +29,11 @@ type Action struct {
 	Reference Reference
 	// Check reads the output of an HTTP 200 (nil: every 200 with JSON is a success).
 	Check func(output json.RawMessage) Verdict
-	// Normalize fixes what can be fixed in an input (phone numbers to E.164) and
-	// refuses what cannot be right. It may change the map it is given. nil: nothing to do.
+	// Normalize fixes what can be fixed in an input (phone numbers to E.164, nulls
+	// left out) and refuses what cannot be right with an *InputError. It may change
+	// the map it is given, but nothing below it. It and Input.Validate may be
+	// called in either order: each leaves to the other what is the other's. nil:
+	// nothing to do.
 	Normalize func(input map[string]any) error
 	// Measure counts the parts of the text messages in an input; nil where there are none.
 	Measure func(input map[string]any) *SMS
@@ -47,6 +50,17 @@ const (
 	ClientBatchID   Reference = "clientBatchId"
 )
 
+// Max is how many characters the field takes; 0 if there is no such field.
+func (r Reference) Max() int {
+	switch r {
+	case ClientMessageID:
+		return 350
+	case ClientBatchID:
+		return 20
+	}
+	return 0
+}
+
 // Verdict is what an output says about what happened.
 type Verdict struct {
 	// OK is false for a business rejection: 8x8 answered, and said no.
@@ -61,7 +75,7 @@ type Verdict struct {
 
 // SMS is how a text will be cut and billed (8x8 bills per part).
 type SMS struct {
-	Encoding string `json:"encoding"` // GSM7 or UCS2
+	Encoding string `json:"encoding"` // GSM7, UCS2, or MIXED for a batch with both
 	SMSCount int    `json:"smsCount"` // parts, over all messages of the input
 }
 

@@ -560,6 +560,11 @@ func toNumber(value any) (number float64, whole, ok bool) {
 // It changes the map it is given and copies before it changes anything below,
 // which may be shared with the event that the input was made from.
 func (s *Schema) DropNulls(input map[string]any) {
+	s.dropNulls(input, func() map[string]any { return input })
+}
+
+// dropNulls calls writable before each change, for the map to change.
+func (s *Schema) dropNulls(input map[string]any, writable func() map[string]any) {
 	if s == nil {
 		return
 	}
@@ -571,12 +576,12 @@ func (s *Schema) DropNulls(input map[string]any) {
 		}
 		if value == nil {
 			if p.schema.types&typeNull == 0 {
-				delete(input, p.name)
+				delete(writable(), p.name)
 			}
 			continue
 		}
 		if clean, changed := p.schema.withoutNulls(value); changed {
-			input[p.name] = clean
+			writable()[p.name] = clean
 		}
 	}
 }
@@ -584,15 +589,19 @@ func (s *Schema) DropNulls(input map[string]any) {
 func (s *Schema) withoutNulls(value any) (clean any, changed bool) {
 	switch v := value.(type) {
 	case map[string]any:
-		if !s.holdsNull(v) {
-			return value, false
+		var object map[string]any
+		s.dropNulls(v, func() map[string]any {
+			if object == nil {
+				object = maps.Clone(v)
+			}
+			return object
+		})
+		if object != nil {
+			return object, true
 		}
-		v = maps.Clone(v)
-		s.DropNulls(v)
-		return v, true
 	case []any:
 		if s.items == nil {
-			return value, false
+			break
 		}
 		var list []any
 		for i, item := range v {
@@ -603,31 +612,9 @@ func (s *Schema) withoutNulls(value any) (clean any, changed bool) {
 				list[i] = clean
 			}
 		}
-		if list == nil {
-			return value, false
+		if list != nil {
+			return list, true
 		}
-		return list, true
 	}
 	return value, false
-}
-
-// holdsNull tells whether DropNulls would change the object or anything in it.
-func (s *Schema) holdsNull(v map[string]any) bool {
-	for i := range s.properties {
-		p := &s.properties[i]
-		value, present := v[p.name]
-		if !present {
-			continue
-		}
-		if value == nil {
-			if p.schema.types&typeNull == 0 {
-				return true
-			}
-			continue
-		}
-		if _, changed := p.schema.withoutNulls(value); changed {
-			return true
-		}
-	}
-	return false
 }
