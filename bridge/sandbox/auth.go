@@ -1,0 +1,102 @@
+package sandbox
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// tokens knows the bearer tokens that it has checked before, because a load
+// test sends the same one thousands of times a second.
+type tokens struct {
+	mu    sync.RWMutex
+	known map[string]caller
+}
+
+// caller is who a token speaks for.
+type caller struct {
+	tenant string // tenant key
+	name   string
+	fields any
+	until  time.Time // zero: for ever
+}
+
+const maxKnownTokens = 10_000
+
+// claims holds both dialects that Membrane accepts (membrane-sdk: iss and id;
+// Membrane's documentation: workspaceKey and tenantKey).
+type claims struct {
+	jwt.RegisteredClaims
+	TenantID     string         `json:"id"`
+	WorkspaceKey string         `json:"workspaceKey"`
+	TenantKey    string         `json:"tenantKey"`
+	Name         string         `json:"name"`
+	Fields       map[string]any `json:"fields"`
+}
+
+// authenticate says who is calling.
+func (s *Server) authenticate(r *http.Request) (caller, *apiError) {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	switch {
+	case !ok || token == "":
+		return caller{}, notAuthenticated("the request has no bearer token")
+	case token == Token:
+		return caller{tenant: DefaultTenant}, nil
+	}
+	now := s.opts.Now()
+	s.tokens.mu.RLock()
+	who, ok := s.tokens.known[token]
+	s.tokens.mu.RUnlock()
+	if ok && (who.until.IsZero() || now.Before(who.until)) {
+		return who, nil
+	}
+	who, failed := s.verify(token)
+	if failed != nil {
+		return caller{}, failed
+	}
+	s.tokens.mu.Lock()
+	if s.tokens.known == nil || len(s.tokens.known) >= maxKnownTokens {
+		s.tokens.known = map[string]caller{}
+	}
+	s.tokens.known[token] = who
+	s.tokens.mu.Unlock()
+	return who, nil
+}
+
+func (s *Server) verify(token string) (caller, *apiError) {
+	if strings.HasPrefix(token, "pat-") {
+		return caller{}, notAuthenticated("the personal access token is not known here; the sandbox's is " + Token)
+	}
+	var c claims
+	_, err := jwt.ParseWithClaims(token, &c,
+		// The secret is used as it is, not base64-decoded, as the SDK does.
+		func(*jwt.Token) (any, error) { return []byte(WorkspaceSecret), nil },
+		jwt.WithValidMethods([]string{"HS256", "HS512"}), jwt.WithTimeFunc(s.opts.Now))
+	if err != nil {
+		return caller{}, notAuthenticated("the token is no valid JWT of this workspace: " + err.Error())
+	}
+	for _, workspace := range []string{c.Issuer, c.WorkspaceKey} {
+		if workspace != "" && workspace != WorkspaceKey {
+			return caller{}, notAuthenticated("the token is of another workspace; the sandbox's is " + WorkspaceKey)
+		}
+	}
+	if c.Issuer == "" && c.WorkspaceKey == "" {
+		return caller{}, notAuthenticated("the token names no workspace; set iss or workspaceKey")
+	}
+	who := caller{tenant: DefaultTenant, name: c.Name}
+	if c.Fields != nil {
+		who.fields = c.Fields
+	}
+	if c.TenantID != "" {
+		who.tenant = c.TenantID
+	} else if c.TenantKey != "" {
+		who.tenant = c.TenantKey
+	}
+	if c.ExpiresAt != nil {
+		who.until = c.ExpiresAt.Time
+	}
+	return who, nil
+}
