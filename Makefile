@@ -1,0 +1,33 @@
+# Everything a contributor runs. `make help` is made from the ## comments.
+
+FUZZTIME ?= 10s
+
+.DEFAULT_GOAL := help
+.PHONY: help build test lint ci fuzz bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build bin/bridge8x8
+	CGO_ENABLED=0 go build -trimpath -o bin/bridge8x8 ./cmd/bridge8x8
+
+test: ## Run every test, with the race detector
+	go test -race ./...
+
+lint: ## Check format, vet and lint (golangci-lint comes with make ci)
+	@.ci/run lint
+
+ci: ## Run what CI runs
+	@.ci/run
+
+fuzz: ## Fuzz each decoder for FUZZTIME (10s)
+	@grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | while IFS=: read -r file func; do \
+		go test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" || exit 1; \
+	done
+
+bench: ## Run the benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+clean: ## Remove what build and tests left behind
+	rm -rf bin
+	go clean -testcache
