@@ -2,7 +2,12 @@ package config
 
 import "time"
 
-// Env is everything that comes from the environment (design §5).
+// Env is everything that comes from the environment. The field tags are the
+// reference: the variable (env), its default (envDefault) and what it means
+// (doc); EnvReference lists them, and the README's table is made from that.
+//
+// A Secret can also come from a file: NATS_TOKEN_FILE names a file whose
+// content, without its last line break, is NATS_TOKEN.
 type Env struct {
 	NATS     NATSEnv
 	Membrane MembraneEnv
@@ -12,71 +17,87 @@ type Env struct {
 
 // NATSEnv says how to reach NATS.
 type NATSEnv struct {
-	URL      string // NATS_URL: comma list, or "embedded"
-	Creds    string // NATS_CREDS: path of a credentials file
-	NKey     string // NATS_NKEY: path of a seed file
-	Token    Secret // NATS_TOKEN
-	User     string // NATS_USER
-	Password Secret // NATS_PASSWORD
-	TLSCA    string // NATS_TLS_CA: path
-	TLSCert  string // NATS_TLS_CERT: path
-	TLSKey   string // NATS_TLS_KEY: path
+	URL      string `env:"NATS_URL" envDefault:"nats://127.0.0.1:4222" doc:"servers, separated by commas, or 'embedded' for a server in this process with its data under BRIDGE_DATA_DIR"`
+	Creds    string `env:"NATS_CREDS" doc:"path of a credentials file"`
+	NKey     string `env:"NATS_NKEY" doc:"path of an NKey seed file"`
+	Token    Secret `env:"NATS_TOKEN" doc:"token"`
+	User     string `env:"NATS_USER" doc:"user name"`
+	Password Secret `env:"NATS_PASSWORD" doc:"password of NATS_USER"`
+	TLSCA    string `env:"NATS_TLS_CA" doc:"path of the certificates that the server's is checked against"`
+	TLSCert  string `env:"NATS_TLS_CERT" doc:"path of the client certificate"`
+	TLSKey   string `env:"NATS_TLS_KEY" doc:"path of the client certificate's key"`
 }
 
 // Embedded says whether the server runs in this process.
 func (n NATSEnv) Embedded() bool { return n.URL == "embedded" }
 
-// MembraneEnv says how to reach Membrane and as whom.
+// MembraneEnv says how to reach Membrane and as whom: Token, or a JWT minted
+// from the workspace's key and secret for a tenant.
 type MembraneEnv struct {
-	APIURL          string        // MEMBRANE_API_URL
-	Token           Secret        // MEMBRANE_TOKEN
-	WorkspaceKey    string        // MEMBRANE_WORKSPACE_KEY
-	WorkspaceSecret Secret        // MEMBRANE_WORKSPACE_SECRET
-	TenantKey       string        // MEMBRANE_TENANT_KEY
-	Connection      string        // MEMBRANE_CONNECTION: id or key
-	RunLimit        time.Duration // MEMBRANE_RUN_LIMIT
+	APIURL          string        `env:"MEMBRANE_API_URL" envDefault:"https://api.getmembrane.com" doc:"where Membrane's API is"`
+	Token           Secret        `env:"MEMBRANE_TOKEN" doc:"personal access token, client token or JWT; or else set the next three"`
+	WorkspaceKey    string        `env:"MEMBRANE_WORKSPACE_KEY" doc:"workspace that tokens are minted for"`
+	WorkspaceSecret Secret        `env:"MEMBRANE_WORKSPACE_SECRET" doc:"secret that tokens are signed with"`
+	TenantKey       string        `env:"MEMBRANE_TENANT_KEY" doc:"tenant that tokens are minted for"`
+	Connection      string        `env:"MEMBRANE_CONNECTION" doc:"id or key of the connection for routes that name none"`
+	RunLimit        time.Duration `env:"MEMBRANE_RUN_LIMIT" envDefault:"60s" doc:"the longest Membrane lets a run take; client timeout and reconcile wait derive from it"`
 }
 
 // BridgeEnv is the bridge's own part.
 type BridgeEnv struct {
-	Name        string        // BRIDGE_NAME
-	Config      string        // BRIDGE_CONFIG: path
-	DataDir     string        // BRIDGE_DATA_DIR
-	Prefix      string        // BRIDGE_PREFIX
-	HTTPAddr    string        // BRIDGE_HTTP_ADDR; empty turns the public listener off
-	AdminAddr   string        // BRIDGE_ADMIN_ADDR
-	NATSAddr    string        // BRIDGE_NATS_ADDR
-	Concurrency int           // BRIDGE_CONCURRENCY
-	AckWait     time.Duration // BRIDGE_ACK_WAIT
-	Grace       time.Duration // BRIDGE_GRACE
-	Replicas    int           // BRIDGE_REPLICAS
-	Retention   time.Duration // BRIDGE_RETENTION
-	Commands    bool          // BRIDGE_COMMANDS
-	SinkURL     string        // BRIDGE_SINK_URL or K_SINK
+	Name    string `env:"BRIDGE_NAME" envDefault:"bridge8x8" doc:"logical name, the same for all replicas; part of the source of results"`
+	Config  string `env:"BRIDGE_CONFIG" envDefault:"bridge.yaml" doc:"path of the route file"`
+	DataDir string `env:"BRIDGE_DATA_DIR" envDefault:"./data" doc:"folder of the embedded server's data"`
+	// Prefix is written in capitals in the names of streams.
+	Prefix string `env:"BRIDGE_PREFIX" envDefault:"bridge" doc:"first part of our subjects and, in capitals, of our streams; lets several bridges share a cluster"`
+	// HTTPAddr is empty if the public listener is off.
+	HTTPAddr    string        `env:"BRIDGE_HTTP_ADDR" envDefault:"127.0.0.1:8080" doc:"public listener, host:port; set but empty turns it off"`
+	AdminAddr   string        `env:"BRIDGE_ADMIN_ADDR" envDefault:"127.0.0.1:9090" doc:"admin listener, host:port"`
+	NATSAddr    string        `env:"BRIDGE_NATS_ADDR" doc:"with NATS_URL=embedded: also listen here, so that other programs can join"`
+	Concurrency int           `env:"BRIDGE_CONCURRENCY" envDefault:"64" doc:"runs in flight per replica, 1 to 4096"`
+	AckWait     time.Duration `env:"BRIDGE_ACK_WAIT" envDefault:"30s" doc:"ack clock of an event in hand; how soon a dead replica's work is taken over"`
+	Grace       time.Duration `env:"BRIDGE_GRACE" envDefault:"25s" doc:"time to finish what runs after SIGTERM"`
+	Replicas    int           `env:"BRIDGE_REPLICAS" envDefault:"1" doc:"JetStream replicas: 1, 3 or 5"`
+	Retention   time.Duration `env:"BRIDGE_RETENTION" envDefault:"72h" doc:"how long final ledger records are kept; our streams keep events for less"`
+	Commands    bool          `env:"BRIDGE_COMMANDS" envDefault:"false" doc:"accept com.8x8.run.* events and requests on <prefix>.run.*"`
+	// SinkURL is BRIDGE_SINK_URL, or else K_SINK.
+	SinkURL string `env:"BRIDGE_SINK_URL" doc:"also POST results there"`
 
-	// HTTPTokens (BRIDGE_HTTP_TOKEN, BRIDGE_HTTP_TOKEN_2) are the bearer tokens that
-	// POST /events accepts, two at a time so that one can be rotated.
+	// HTTPTokens are BRIDGE_HTTP_TOKEN and BRIDGE_HTTP_TOKEN_2, those that are set:
+	// the bearer tokens that POST /events accepts.
 	HTTPTokens []Secret
-	// AllowUnauthenticated (BRIDGE_ALLOW_UNAUTHENTICATED) permits a non-loopback
-	// listener without authentication.
-	AllowUnauthenticated bool
-	// HTTPOrigins (BRIDGE_HTTP_ORIGINS) are the WebHook-Request-Origin values that the
-	// OPTIONS handshake grants, or "*"; HTTPRate (BRIDGE_HTTP_RATE) is the
-	// WebHook-Allowed-Rate in requests per minute, 0 meaning "*".
-	HTTPOrigins []string
-	HTTPRate    int
-	// MaxEvent (BRIDGE_MAX_EVENT) is the largest event taken over HTTP, in bytes.
-	MaxEvent int
-	// WebhookSecret (BRIDGE_WEBHOOK_SECRET) is the {secret} of /webhooks/8x8/{secret};
-	// WebhookAuth (BRIDGE_WEBHOOK_AUTHORIZATION) the Authorization value that 8x8 was told to send.
-	WebhookSecret Secret
-	WebhookAuth   Secret
-	// Encoding (BRIDGE_ENCODING) is the content mode of what is published: structured or binary.
-	Encoding string
+	// AllowUnauthenticated permits a listener beyond loopback without authentication.
+	AllowUnauthenticated bool `env:"BRIDGE_ALLOW_UNAUTHENTICATED" envDefault:"false" doc:"permit listening beyond loopback without authentication"`
+	// HTTPOrigins are exact WebHook-Request-Origin values, or "*"; empty grants none.
+	HTTPOrigins []string `env:"BRIDGE_HTTP_ORIGINS" doc:"origins that the webhook handshake (OPTIONS /events) grants, separated by commas, or *; none if empty"`
+	// HTTPRate is in requests per minute; 0 stands for "*".
+	HTTPRate int `env:"BRIDGE_HTTP_RATE" envDefault:"0" doc:"requests per minute that the webhook handshake allows; 0 means any"`
+	// MaxEvent is in bytes. NATS's own limit is 1 MiB by default; the rest is for headers.
+	MaxEvent int `env:"BRIDGE_MAX_EVENT" envDefault:"983040" doc:"largest event taken over HTTP, in bytes, at least 65536; NATS's max_payload must leave room for it and its headers"`
+	// WebhookSecret is the {secret} of /webhooks/8x8/{secret}.
+	WebhookSecret Secret `env:"BRIDGE_WEBHOOK_SECRET" doc:"last part of the address /webhooks/8x8/{secret} that 8x8 was given"`
+	// WebhookAuth is a whole Authorization value, such as "Bearer …".
+	WebhookAuth Secret `env:"BRIDGE_WEBHOOK_AUTHORIZATION" doc:"Authorization value that 8x8 was told to send with its webhooks"`
+	// Encoding is "structured" or "binary".
+	Encoding string `env:"BRIDGE_ENCODING" envDefault:"structured" doc:"content mode of the CloudEvents we publish on NATS: structured or binary"`
 }
 
 // LogEnv says how to log.
 type LogEnv struct {
-	Level  string // LOG_LEVEL: debug, info, warn, error
-	Format string // LOG_FORMAT: text or json; empty means text on a terminal, else json
+	Level  string `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
+	Format string `env:"LOG_FORMAT" doc:"text or json; if empty, text on a terminal and else json"`
+}
+
+// variables is what the environment is parsed into: Env, and the variables
+// that become part of one of its fields.
+type variables struct {
+	NATS     NATSEnv
+	Membrane MembraneEnv
+	Bridge   BridgeEnv
+	Extra    struct {
+		KSink      string `env:"K_SINK" doc:"the same as BRIDGE_SINK_URL, as Knative's SinkBinding sets it"`
+		HTTPToken  Secret `env:"BRIDGE_HTTP_TOKEN" doc:"bearer token that POST /events accepts"`
+		HTTPToken2 Secret `env:"BRIDGE_HTTP_TOKEN_2" doc:"second bearer token, so that one can be rotated"`
+	}
+	Log LogEnv
 }
