@@ -154,7 +154,10 @@ func (r *reading) nameExtension(name string) *MalformedError {
 	}
 	for _, c := range []byte(name) {
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') {
-			return malformed(quoted(name), "is not an attribute name: use a to z and 0 to 9 only")
+			if shown := quoted(name); shown != "" {
+				return malformed(shown, "is not an attribute name: use a to z and 0 to 9 only")
+			}
+			return malformed("", "an attribute has a name with characters other than a to z and 0 to 9")
 		}
 	}
 	_, twice := r.ctx.Extensions[name]

@@ -11,7 +11,6 @@ package cloudevent
 
 import (
 	"errors"
-	"strings"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 )
@@ -91,26 +90,29 @@ var ErrTooLarge = errors.New("the event is larger than the bus takes")
 
 func malformed(attr, msg string) *MalformedError { return &MalformedError{Attr: attr, Msg: msg} }
 
-// quoted prepares an attribute's name for an error text: bounded, printable, and
-// without a run of digits that could be somebody's number.
+// quoted prepares an attribute's name for an error text: bounded, and without a
+// run of digits that could be somebody's number. It is empty for what looks like
+// no name at all, and so could be anything.
 func quoted(name string) string {
 	const longest = 40
-	var b strings.Builder
+	b := make([]byte, 0, len(name))
 	digits := 0
-	for i, r := range name {
-		if i >= longest {
-			b.WriteString("...")
-			break
-		}
+	for i, c := range []byte(name) {
 		switch {
-		case r >= '0' && r <= '9':
+		case c >= '0' && c <= '9':
 			if digits++; digits > 4 {
-				r = '*'
+				c = '*'
 			}
-		case r < 0x21 || r > 0x7e:
-			r = '?'
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '_', c == '-', c == '.':
+		default:
+			return ""
 		}
-		b.WriteRune(r)
+		if i < longest {
+			b = append(b, c)
+		}
 	}
-	return b.String()
+	if len(name) > longest {
+		b = append(b, "..."...)
+	}
+	return string(b)
 }
