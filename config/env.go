@@ -70,10 +70,10 @@ type BridgeEnv struct {
 	AllowUnauthenticated bool `env:"BRIDGE_ALLOW_UNAUTHENTICATED" envDefault:"false" doc:"permit listening beyond loopback without authentication"`
 	// HTTPOrigins are exact WebHook-Request-Origin values, or "*"; empty grants none.
 	HTTPOrigins []string `env:"BRIDGE_HTTP_ORIGINS" doc:"origins that the webhook handshake (OPTIONS /events) grants, separated by commas, or *; none if empty"`
-	// HTTPRate is in requests per minute; 0 stands for "*".
-	HTTPRate int `env:"BRIDGE_HTTP_RATE" envDefault:"0" doc:"requests per minute that the webhook handshake allows; 0 means any"`
+	// HTTPRate is in requests per minute; 0 is no limit.
+	HTTPRate int `env:"BRIDGE_HTTP_RATE" envDefault:"0" doc:"requests per minute that POST /events and each declared webhook take, and that the webhook handshake allows; 0 is no limit"`
 	// MaxEvent is in bytes. NATS's own limit is 1 MiB by default; the rest is for headers.
-	MaxEvent int `env:"BRIDGE_MAX_EVENT" envDefault:"983040" doc:"largest event taken over HTTP, in bytes, at least 65536; NATS's max_payload must leave room for it and its headers"`
+	MaxEvent int `env:"BRIDGE_MAX_EVENT" envDefault:"1015808" doc:"largest event taken over HTTP, in bytes, at least 65536; NATS's max_payload must leave room for it and its headers"`
 	// WebhookSecret is the {secret} of /webhooks/8x8/{secret}.
 	WebhookSecret Secret `env:"BRIDGE_WEBHOOK_SECRET" doc:"last part of the address /webhooks/8x8/{secret} that 8x8 was given"`
 	// WebhookAuth is a whole Authorization value, such as "Bearer …".

@@ -33,7 +33,7 @@ func TestEnvDefaults(t *testing.T) {
 			Name: "bridge8x8", Config: "bridge.yaml", DataDir: "./data", Prefix: "bridge",
 			HTTPAddr: "127.0.0.1:8080", AdminAddr: "127.0.0.1:9090", Concurrency: 64,
 			AckWait: 30 * time.Second, Grace: 25 * time.Second, Replicas: 1, Retention: 72 * time.Hour,
-			MaxEvent: 960 << 10, Encoding: "structured",
+			MaxEvent: 1<<20 - 32<<10, Encoding: "structured",
 		},
 		Log: config.LogEnv{Level: "info"},
 	}
