@@ -261,7 +261,7 @@ func TestReceipts(t *testing.T) {
 	b := setup(t)
 	var sent sentSMS
 	b.act("send-sms", object{"destination": "+12025550100", "text": strings.Repeat("a", 161), "source": "ACME", "clientMessageId": "evt-1"}, http.StatusOK, &sent)
-	b.clock.awaitTimer()
+	b.awaitTimer()
 	b.clock.advance(time.Second)
 	p := b.next()
 	want := `{"namespace":"SMS","eventType":"outbound_message_status_changed","description":"Status of an outgoing SMS has changed",` +
@@ -329,7 +329,7 @@ func TestRetrySchedule(t *testing.T) {
 			var got []time.Duration
 			var first post
 			for range tt.want {
-				b.clock.advance(b.clock.awaitTimer())
+				b.clock.advance(b.awaitTimer())
 				p := b.next()
 				if first.body == "" {
 					first = p

@@ -120,7 +120,7 @@ func TestSlowGoesOnWithoutItsCaller(t *testing.T) {
 			func(r *http.Request) { *r = *r.WithContext(ctx) })
 		done <- err
 	}()
-	if d := b.clock.awaitTimer(); d != 90*time.Second {
+	if d := b.awaitTimer(); d != 90*time.Second {
 		t.Errorf("it waits for %v", d)
 	}
 	cancel()
@@ -150,7 +150,7 @@ func TestSlowAfterTheEffect(t *testing.T) {
 		t.Fatal(err)
 	}
 	for { // the receipt's timer is among those that are waited for
-		b.clock.advance(b.clock.awaitTimer())
+		b.clock.advance(b.awaitTimer())
 		select {
 		case sent := <-done:
 			if sent.Status.Code != "QUEUED" {

@@ -312,7 +312,7 @@ func TestLatencyComesBeforeTheEffect(t *testing.T) {
 	b := setup(t, func(o *sandbox.Options) { o.Latency = func() time.Duration { return 300 * time.Millisecond } })
 	done := make(chan sentSMS)
 	go func() { done <- b.send("+12025550100") }()
-	if d := b.clock.awaitTimer(); d != 300*time.Millisecond {
+	if d := b.awaitTimer(); d != 300*time.Millisecond {
 		t.Errorf("it waits for %v", d)
 	}
 	if len(b.Effects()) != 0 {

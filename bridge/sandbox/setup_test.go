@@ -57,10 +57,18 @@ func (c *clock) AfterFunc(d time.Duration, f func()) {
 }
 
 // awaitTimer waits until something waits for the clock, and says for how long.
-func (c *clock) awaitTimer() time.Duration {
+func (b *bundle) awaitTimer() time.Duration {
+	b.t.Helper()
+	c := b.clock
+	deadline := time.Now().Add(10 * time.Second)
+	late := time.AfterFunc(10*time.Second, c.changed.Broadcast)
+	defer late.Stop()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.timers) == 0 {
+		if !time.Now().Before(deadline) {
+			b.t.Fatal("nothing waits for the clock")
+		}
 		c.changed.Wait()
 	}
 	first := c.timers[0].due
