@@ -32,15 +32,9 @@ func normalizeMessage(input map[string]any) error {
 // else destinations that all get the text of the template.
 func normalizeBatch(input map[string]any) error {
 	template, _ := input["template"].(map[string]any)
-	hasText := template["text"] != nil
-	if text, ok := template["text"].(string); ok {
-		if err := checkText(text, stringOf(template, "encoding"), "template.text"); err != nil {
-			return err
-		}
-	}
 	messages, isList := input["messages"].([]any)
 	if len(messages) > 0 {
-		return normalizeMessages(input, messages, template, hasText)
+		return normalizeMessages(input, messages, template)
 	}
 	if _, given := input["messages"]; given && !isList {
 		return nil
@@ -52,8 +46,13 @@ func normalizeBatch(input map[string]any) error {
 	if len(destinations) == 0 {
 		return &InputError{Field: "messages", Rule: "is required, or destinations and template.text"}
 	}
-	if _, unknown := input["template"].(runTime); !hasText && !unknown {
+	if !hasText(input["template"]) {
 		return &InputError{Field: "template.text", Rule: "is required with destinations"}
+	}
+	if text, ok := template["text"].(string); ok {
+		if err := checkText(text, stringOf(template, "encoding"), "template.text"); err != nil {
+			return err
+		}
 	}
 	var changed []any
 	for i, value := range destinations {
@@ -80,12 +79,13 @@ func normalizeBatch(input map[string]any) error {
 	return nil
 }
 
-func normalizeMessages(input map[string]any, messages []any, template map[string]any, hasText bool) error {
-	if _, unknown := input["template"].(runTime); unknown {
-		hasText = true
-	}
-	at := func(i int, field string) string { return "messages[" + strconv.Itoa(i) + "]." + field }
-	var changed []any
+func normalizeMessages(input map[string]any, messages []any, template map[string]any) error {
+	var (
+		shared     = hasText(input["template"])
+		sharedText = stringOf(template, "text")
+		checked    = "none yet" // the encoding that the shared text was last checked in
+		changed    []any
+	)
 	for i, value := range messages {
 		message, ok := value.(map[string]any)
 		if !ok {
@@ -104,22 +104,35 @@ func normalizeMessages(input map[string]any, messages []any, template map[string
 			message["destination"] = number
 			changed[i] = message
 		}
+		encoding := stringOf(message, "encoding")
+		if encoding == "" {
+			encoding = stringOf(template, "encoding")
+		}
 		switch text := message["text"].(type) {
-		case nil:
-			if !hasText {
-				return &InputError{Field: at(i, "text"), Rule: "is required, or template.text"}
-			}
 		case string:
-			encoding := stringOf(message, "encoding")
-			if encoding == "" {
-				encoding = stringOf(template, "encoding")
-			}
 			if err := checkText(text, encoding, "text"); err != nil {
 				return under(i, err)
 			}
+		case nil:
+			if !shared {
+				return under(i, &InputError{Field: "text", Rule: "is required, or template.text"})
+			}
+			if _, ok := template["text"].(string); !ok || encoding == checked {
+				continue
+			}
+			if err := checkText(sharedText, encoding, "template.text"); err != nil {
+				return err
+			}
+			checked = encoding
 		}
 	}
 	return nil
+}
+
+// hasText tells whether a template has a text, or may have one.
+func hasText(template any) bool {
+	fields, _ := template.(map[string]any)
+	return template == RunTime || fields["text"] != nil
 }
 
 // under puts the message in front of the field that an error names.
