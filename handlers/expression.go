@@ -1,0 +1,390 @@
+package handlers
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/itchyny/gojq"
+
+	"github.com/bridge8x8/bridge8x8/config"
+)
+
+// Bounds of expressions.
+//
+// Steps bound loops: they are counted, not timed, so that a busy host never
+// makes an expression fail, and about a million of them take 50 ms. The time
+// bounds steps that are slow one by one. Neither can interrupt a single step,
+// and some steps make values of any size, so the ones whose size an event could
+// choose are refused or bounded in other ways: repeating a text (multiply) and
+// patterns made from data (checkCalls). What is left, such as doubling a text
+// in a loop, only the author of the route can write, and routes are trusted.
+const (
+	longestExpression = 8 << 10 // bytes
+	maxSteps          = 1_000_000
+	maxEvaluation     = 2 * time.Second
+	longestRepeated   = longestText
+)
+
+var errBudget = errors.New("it does not come to an end")
+
+// budget is the steps that the expressions of one input may take together. It
+// is a context because gojq asks its context whether to go on at every step.
+type budget struct {
+	steps   int
+	started time.Time
+}
+
+var over = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+func (b *budget) Done() <-chan struct{} {
+	b.steps++
+	if b.steps == 1 {
+		b.started = time.Now()
+	}
+	if b.steps > maxSteps || b.steps%64 == 0 && time.Since(b.started) > maxEvaluation {
+		b.steps = maxSteps
+		return over
+	}
+	return nil
+}
+
+func (b *budget) Err() error                  { return errBudget }
+func (b *budget) Deadline() (time.Time, bool) { return time.Time{}, false }
+func (b *budget) Value(any) any               { return nil }
+
+// expression is one compiled ${ }.
+type expression struct {
+	pos   config.Pos // of the text that holds it
+	field string     // where its result goes, in words: "input field text"
+	text  string     // what the operator wrote between the braces
+	path  []string   // set instead of code where the expression is only a path
+	code  *gojq.Code
+}
+
+// result evaluates the expression, which must have exactly one. It may share
+// memory with the view, with other results and with the compiled expression.
+func (x *expression) result(v *View, b *budget) (any, error) {
+	if x.path != nil {
+		return x.walk(v)
+	}
+	object, err := v.object()
+	if err != nil {
+		return nil, x.fail(err.Error())
+	}
+	results := x.code.RunWithContext(b, object)
+	result, ok := results.Next()
+	if !ok {
+		return nil, x.failed("gives no result; use // to give it a default")
+	}
+	if err, failed := result.(error); failed {
+		return nil, x.failed(failure(err))
+	}
+	second, ok := results.Next()
+	if err, failed := second.(error); failed {
+		return nil, x.failed(failure(err))
+	}
+	if ok {
+		return nil, x.failed("gives more than one result; use [ ] to make a list of them, or first( )")
+	}
+	return result, nil
+}
+
+// walk is what gojq does for a path of names: null has no fields, and only an
+// object has others.
+func (x *expression) walk(v *View) (any, error) {
+	value, err := v.field(x.path[0])
+	if err != nil {
+		return nil, x.fail(err.Error())
+	}
+	for _, name := range x.path[1:] {
+		switch object := value.(type) {
+		case map[string]any:
+			value = object[name]
+		case nil:
+			return nil, nil
+		default:
+			return nil, x.failed("fails on this event: expected an object but got " + typeName(value))
+		}
+	}
+	return value, nil
+}
+
+func (x *expression) fail(msg string) *MappingError {
+	return &MappingError{Pos: x.pos, Msg: x.field + ": " + msg}
+}
+
+func (x *expression) failed(msg string) *MappingError {
+	return x.fail("${ " + shorten(x.text) + " } " + msg)
+}
+
+// shorten keeps an error to one line.
+func shorten(text string) string {
+	const longest = 60
+	text = strings.Join(strings.Fields(text), " ")
+	if r := []rune(text); len(r) > longest {
+		return string(r[:longest]) + "…"
+	}
+	return text
+}
+
+// failures are the beginnings of gojq's messages up to where they quote a
+// value; what follows in these is the value's type.
+var failures = []string{
+	"expected an object but got: ", "expected an array but got: ", "cannot iterate over: ",
+	"expected a string for object key but got: ", "expected a number for indexing an array but got: ",
+	"expected a number for indexing a string but got: ",
+}
+
+// failure says what went wrong without saying on which value: gojq's messages
+// quote the event.
+func failure(err error) string {
+	if errors.Is(err, errBudget) {
+		return fmt.Sprintf("was stopped after %d steps or %v: it loops, or does too much", maxSteps, maxEvaluation)
+	}
+	if long, ok := errors.AsType[*repeatError](err); ok {
+		return long.Error()
+	}
+	text := err.Error()
+	for _, known := range failures {
+		rest, found := strings.CutPrefix(text, known)
+		if !found {
+			continue
+		}
+		for _, kind := range []string{"null", "boolean", "number", "string", "array", "object"} {
+			if strings.HasPrefix(rest, kind) {
+				return "fails on this event: " + strings.TrimSuffix(known, ": ") + " " + withArticle(kind)
+			}
+		}
+	}
+	return "fails on this event"
+}
+
+func typeName(value any) string { return withArticle(gojq.TypeOf(value)) }
+
+func withArticle(kind string) string {
+	switch kind {
+	case "null":
+		return kind
+	case "array", "object":
+		return "an " + kind
+	default:
+		return "a " + kind
+	}
+}
+
+// repeatError is a text that was to be repeated too often. It holds no value.
+type repeatError struct{}
+
+func (*repeatError) Error() string {
+	return fmt.Sprintf("repeats a text to more than %d bytes", longestRepeated)
+}
+
+// multiply stands for the operator *, which would make a text of any size of a
+// number in an event, in one step that nothing can interrupt.
+const multiply = "_bridge_multiply"
+
+var product = func() *gojq.Code {
+	q, err := gojq.Parse(".[0] * .[1]")
+	if err != nil {
+		panic(err)
+	}
+	code, err := gojq.Compile(q)
+	if err != nil {
+		panic(err)
+	}
+	return code
+}()
+
+func multiplied(_ any, operands []any) any {
+	text, isText := operands[0].(string)
+	times, isNumber := gojq.ToFloat64(operands[1])
+	if !isText {
+		text, isText = operands[1].(string)
+		times, isNumber = gojq.ToFloat64(operands[0])
+	}
+	if isText && isNumber && float64(len(text))*times > longestRepeated {
+		return &repeatError{}
+	}
+	result, _ := product.Run(operands).Next()
+	return result
+}
+
+// unavailable are the words through which jq reaches beyond its input.
+var unavailable = []string{
+	"env", "$ENV", "input", "inputs", "input_filename", "input_line_number", "debug", "stderr",
+	"halt", "halt_error", "modulemeta", "get_search_list", "$__prog_args",
+}
+
+// patterns are the functions whose first argument is a regular expression.
+var patterns = []string{"test", "match", "capture", "scan", "splits", "sub", "gsub"}
+
+// jqError is an expression that cannot be used. Offset counts bytes from the
+// expression's beginning.
+type jqError struct {
+	code, msg, hint string
+	offset          int
+}
+
+// compileJQ compiles the text of an expression.
+func compileJQ(text string) (path []string, code *gojq.Code, failed *jqError) {
+	if len(text) > longestExpression {
+		return nil, nil, &jqError{code: "jq-compile", msg: fmt.Sprintf("the expression has %d bytes, more than %d", len(text), longestExpression)}
+	}
+	if strings.TrimSpace(text) == "" {
+		return nil, nil, &jqError{code: "jq-syntax", msg: "the expression is empty", hint: "write $${ for a plain ${"}
+	}
+	query, err := gojq.Parse(text)
+	if err != nil {
+		return nil, nil, syntaxError(err)
+	}
+	if failed := checkCalls(query, text); failed != nil {
+		return nil, nil, failed
+	}
+	path = asPath(query)
+	code, err = gojq.Compile(query, gojq.WithFunction(multiply, 2, 2, multiplied))
+	if err != nil {
+		// These name functions and variables of the expression, and hold no data.
+		failed := &jqError{code: "jq-compile", msg: err.Error()}
+		if name, ok := named(err.Error()); ok {
+			failed.offset = max(0, strings.Index(text, name))
+		}
+		return nil, nil, failed
+	}
+	return path, code, nil
+}
+
+func syntaxError(err error) *jqError {
+	failed := &jqError{code: "jq-syntax", msg: err.Error()}
+	if parse, ok := errors.AsType[*gojq.ParseError](err); ok {
+		failed.offset = max(0, parse.Offset-len(parse.Token))
+		if parse.Error() == "unexpected EOF" {
+			failed.msg = "the expression ends too early"
+		}
+	}
+	return failed
+}
+
+// named is the function or variable in a message such as "function not defined: foo/1".
+func named(msg string) (string, bool) {
+	_, name, ok := strings.Cut(msg, "not defined: ")
+	name, _, _ = strings.Cut(name, "/")
+	return name, ok && name != ""
+}
+
+// checkCalls refuses what would reach beyond the event or let the event choose
+// how much memory is used, and puts multiply in place of the operator *.
+func checkCalls(query *gojq.Query, text string) (failed *jqError) {
+	refuse := func(at, hint, format string, args ...any) {
+		if failed == nil {
+			failed = &jqError{code: "jq-compile", msg: fmt.Sprintf(format, args...), hint: hint, offset: max(0, strings.Index(text, at))}
+		}
+	}
+	visit(reflect.ValueOf(query), func(node any) {
+		switch node := node.(type) {
+		case *gojq.Query:
+			if node.Meta != nil || len(node.Imports) > 0 {
+				refuse("", "", "modules are not available in a route")
+			}
+			switch node.Op {
+			case gojq.OpUpdateMul:
+				refuse("*=", "write .a = .a * 2 for .a *= 2", "the operator *= is not available in a route")
+			case gojq.OpMul:
+				node.Term = &gojq.Term{Type: gojq.TermTypeFunc, Func: &gojq.Func{Name: multiply, Args: []*gojq.Query{node.Left, node.Right}}}
+				node.Op, node.Left, node.Right = 0, nil, nil
+			}
+		case *gojq.Func:
+			if slices.Contains(unavailable, node.Name) {
+				refuse(node.Name, "an expression sees the event, and nothing else", "%q is not available in a route", node.Name)
+			}
+			isPattern := len(node.Args) > 0 && slices.Contains(patterns, node.Name) || node.Name == "split" && len(node.Args) == 2
+			if isPattern && !isConstant(node.Args[0]) {
+				refuse(node.Name, "put the pattern in quotes, without \\( ) in it",
+					"the pattern of %q must be the same for all events", node.Name)
+			}
+		}
+	})
+	return failed
+}
+
+// isConstant tells whether a query is a text, or a list that begins with one.
+func isConstant(q *gojq.Query) bool {
+	t := q.Term
+	switch {
+	case t == nil || len(t.SuffixList) > 0:
+		return false
+	case t.Type == gojq.TermTypeString:
+		return t.Str.Queries == nil
+	case t.Type == gojq.TermTypeArray && t.Array.Query != nil:
+		items := t.Array.Query
+		if items.Op == gojq.OpComma {
+			return isConstant(items.Left) && isConstant(items.Right)
+		}
+		return isConstant(items)
+	}
+	return false
+}
+
+// visit calls f for every node of a syntax tree that is a pointer, parents
+// before children.
+func visit(v reflect.Value, f func(node any)) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if v.IsNil() {
+			return
+		}
+		f(v.Interface())
+		visit(v.Elem(), f)
+	case reflect.Struct:
+		for i := range v.NumField() {
+			visit(v.Field(i), f)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			visit(v.Index(i), f)
+		}
+	}
+}
+
+// asPath is the names of an expression such as .data.customer["first name"],
+// nil if it is anything else.
+func asPath(q *gojq.Query) []string {
+	t := q.Term
+	if t == nil || len(q.FuncDefs) > 0 || len(q.Imports) > 0 || t.Type != gojq.TermTypeIndex {
+		return nil
+	}
+	name, ok := indexName(t.Index)
+	if !ok {
+		return nil
+	}
+	path := []string{name}
+	for _, s := range t.SuffixList {
+		if s.Index == nil || s.Iter || s.Optional {
+			return nil
+		}
+		name, ok := indexName(s.Index)
+		if !ok {
+			return nil
+		}
+		path = append(path, name)
+	}
+	return path
+}
+
+func indexName(i *gojq.Index) (string, bool) {
+	switch {
+	case i == nil || i.IsSlice:
+		return "", false
+	case i.Name != "":
+		return i.Name, true
+	case i.Str != nil:
+		return i.Str.Str, i.Str.Queries == nil
+	case i.Start != nil && i.Start.Term != nil && i.Start.Term.Type == gojq.TermTypeString &&
+		i.Start.Term.Str.Queries == nil && len(i.Start.Term.SuffixList) == 0 && len(i.Start.FuncDefs) == 0:
+		return i.Start.Term.Str.Str, true
+	}
+	return "", false
+}
