@@ -100,6 +100,7 @@ func TestCheck(t *testing.T) {
 		{"list-contacts", `"<html>"`, unclear(noObject)},
 		{"get-account-balance", `{"balance":1`, unclear(noObject)},
 		{"request-sms-log-export", ``, unclear(noObject)},
+		{"request-sms-log-export", "\v{}", unclear(noObject)},
 	} {
 		got := lookup(t, test.key).Check(json.RawMessage(test.output))
 		if diff := cmp.Diff(test.want, got); diff != "" {
@@ -112,6 +113,7 @@ func FuzzCheck(f *testing.F) {
 	f.Add(`{"umid":"u1","status":{"code":"QUEUED"}}`)
 	f.Add(`{"batchId":"b1","acceptedCount":1,"rejectedCount":2}`)
 	f.Add(`{"data":{"umid":"u1","status":{"code":"REJECTED"}}}`)
+	f.Add("\v{}")
 	f.Fuzz(func(t *testing.T, output string) {
 		for _, action := range Builtin().All() {
 			if action.Check == nil {

@@ -109,16 +109,14 @@ func TestPlainE164AgreesWithLibrary(t *testing.T) {
 			continue
 		}
 		for start := range 100 {
-			for _, length := range []int{7, 8, 9, 10, 11} {
-				number := fmt.Sprintf("+%d%02d%s", code, start, "23456789012"[:length-2])
-				comparePlain(t, number)
-				if plainE164(number) {
-					plain++
-				}
+			number := fmt.Sprintf("+%d%02d%s", code, start, "23456789012"[:5+(start+code)%5])
+			comparePlain(t, number)
+			if plainE164(number) {
+				plain++
 			}
 		}
 	}
-	if plain < 10_000 {
+	if plain < 4_000 {
 		t.Errorf("only %d numbers were taken as they are: the short way is not taken", plain)
 	}
 }

@@ -102,7 +102,7 @@ type runTime struct{}
 // and not checked; a keyword that it knows with a value of the wrong shape is an
 // error that names the place.
 func ParseSchema(data []byte) (*Schema, error) {
-	raw := json.RawMessage(bytes.Clone(bytes.TrimSpace(data)))
+	raw := json.RawMessage(bytes.Clone(trimJSON(data)))
 	if !json.Valid(raw) {
 		return nil, errors.New("schema is not valid JSON")
 	}
