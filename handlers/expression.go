@@ -219,6 +219,9 @@ var unavailable = []string{
 	"halt", "halt_error", "modulemeta", "get_search_list", "$__prog_args",
 }
 
+// formats are jq's @ words. gojq finds out about others only as it runs.
+var formats = []string{"@text", "@json", "@html", "@uri", "@urid", "@csv", "@tsv", "@sh", "@base64", "@base64d"}
+
 // patterns are the functions whose first argument is a regular expression.
 var patterns = []string{"test", "match", "capture", "scan", "splits", "sub", "gsub"}
 
@@ -237,6 +240,10 @@ func compileJQ(text string) (path []string, code *gojq.Code, failed *jqError) {
 	if strings.TrimSpace(text) == "" {
 		return nil, nil, &jqError{code: "jq-syntax", msg: "the expression is empty", hint: "write $${ for a plain ${"}
 	}
+	if i := strings.IndexByte(text, 0); i >= 0 {
+		// gojq would leave out what comes after it.
+		return nil, nil, &jqError{code: "jq-syntax", msg: "the expression holds the control character U+0000", offset: i}
+	}
 	query, err := gojq.Parse(text)
 	if err != nil {
 		return nil, nil, syntaxError(err)
@@ -250,7 +257,7 @@ func compileJQ(text string) (path []string, code *gojq.Code, failed *jqError) {
 		// These name functions and variables of the expression, and hold no data.
 		failed := &jqError{code: "jq-compile", msg: err.Error()}
 		if name, ok := named(err.Error()); ok {
-			failed.offset = max(0, strings.Index(text, name))
+			failed.offset = indexWord(text, name)
 		}
 		return nil, nil, failed
 	}
@@ -280,7 +287,7 @@ func named(msg string) (string, bool) {
 func checkCalls(query *gojq.Query, text string) (failed *jqError) {
 	refuse := func(at, hint, format string, args ...any) {
 		if failed == nil {
-			failed = &jqError{code: "jq-compile", msg: fmt.Sprintf(format, args...), hint: hint, offset: max(0, strings.Index(text, at))}
+			failed = &jqError{code: "jq-compile", msg: fmt.Sprintf(format, args...), hint: hint, offset: indexWord(text, at)}
 		}
 	}
 	visit(reflect.ValueOf(query), func(node any) {
@@ -296,6 +303,10 @@ func checkCalls(query *gojq.Query, text string) (failed *jqError) {
 				node.Term = &gojq.Term{Type: gojq.TermTypeFunc, Func: &gojq.Func{Name: multiply, Args: []*gojq.Query{node.Left, node.Right}}}
 				node.Op, node.Left, node.Right = 0, nil, nil
 			}
+		case *gojq.Term:
+			if node.Format != "" && !slices.Contains(formats, node.Format) {
+				refuse(node.Format, "the formats are "+strings.Join(formats, ", "), "there is no format %q", node.Format)
+			}
 		case *gojq.Func:
 			if slices.Contains(unavailable, node.Name) {
 				refuse(node.Name, "an expression sees the event, and nothing else", "%q is not available in a route", node.Name)
@@ -308,6 +319,27 @@ func checkCalls(query *gojq.Query, text string) (failed *jqError) {
 		}
 	})
 	return failed
+}
+
+// indexWord finds a name in an expression, and not the names that it is a part
+// of: the tree has no places. It is 0 if it finds none.
+func indexWord(text, word string) int {
+	isName := func(c byte) bool {
+		return c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+	}
+	for from := 0; word != ""; {
+		i := strings.Index(text[from:], word)
+		if i < 0 {
+			break
+		}
+		i += from
+		from = i + len(word)
+		before := i > 0 && (isName(text[i-1]) || text[i-1] == '.' || text[i-1] == '$') && isName(word[0])
+		if !before && (from == len(text) || !isName(text[from]) || !isName(word[len(word)-1])) {
+			return i
+		}
+	}
+	return 0
 }
 
 // isConstant tells whether a query is a text, or a list that begins with one.
