@@ -83,6 +83,8 @@ type Failure struct {
 	// RunID is Membrane's actionRunId, where the answer had one.
 	RunID   string
 	Details map[string]any
+
+	late bool
 }
 
 func (f *Failure) Error() string {
@@ -91,6 +93,14 @@ func (f *Failure) Error() string {
 	}
 	return fmt.Sprintf("%s (%s): %s", f.Kind, f.Reason, f.Message)
 }
+
+// TooLate is the Failure of a request that was not begun because its send-by
+// had passed (rule R5).
+func TooLate() *Failure {
+	return &Failure{Kind: Outage, Message: "send-by passed before the request could be written", late: true}
+}
+
+func (f *Failure) tooLate() bool { return f != nil && f.late }
 
 // AsFailure finds the Failure in err. An error that is none is Unknown: what
 // nobody classified may have had an effect.

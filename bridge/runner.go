@@ -15,6 +15,9 @@ type Runner interface {
 	// order, and calls each for every one. It returns nil only if the listing was
 	// complete: every page was read, and the cursor came to its end (rule R5).
 	RunLogs(ctx context.Context, at Place, from time.Time, each func(RunLog)) error
+	// Probe reads something harmless at the place, to learn whether runs there may be
+	// tried again (rule R9). It has no effect.
+	Probe(ctx context.Context, at Place) error
 	// RunLog fetches one run by its actionRunId. found is false if there is no such log.
 	RunLog(ctx context.Context, at Place, id string) (log RunLog, found bool, err error)
 }
@@ -65,6 +68,18 @@ type RunLog struct {
 	Meta      Meta
 	Succeeded bool
 	Output    json.RawMessage // where it succeeded
-	Failure   *Failure        // where it did not, classified as Run would have done
-	CreatedAt time.Time
+	// Failure is why it did not, classified as Run would have done for an action that
+	// makes several calls, and OneCallFailure for one that makes one. The log does not
+	// say which it was: see FailureOf.
+	Failure        *Failure
+	OneCallFailure *Failure
+	CreatedAt      time.Time
+}
+
+// FailureOf is why the run did not succeed. oneCall: see catalog.Action.
+func (l RunLog) FailureOf(oneCall bool) *Failure {
+	if oneCall && l.OneCallFailure != nil {
+		return l.OneCallFailure
+	}
+	return l.Failure
 }

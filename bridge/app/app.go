@@ -1,0 +1,634 @@
+// Package app builds one bridge out of its parts and runs it: it reads the
+// configuration, binds the listeners, connects, and takes everything down again
+// in the reverse order. It is the only package that knows all the others.
+package app
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/bridge8x8/bridge8x8/bridge"
+	"github.com/bridge8x8/bridge8x8/bridge/admin"
+	"github.com/bridge8x8/bridge8x8/bridge/bus"
+	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
+	"github.com/bridge8x8/bridge8x8/bridge/ingress"
+	"github.com/bridge8x8/bridge8x8/bridge/ledger"
+	"github.com/bridge8x8/bridge8x8/bridge/membrane"
+	"github.com/bridge8x8/bridge8x8/bridge/native"
+	"github.com/bridge8x8/bridge8x8/bridge/natsd"
+	"github.com/bridge8x8/bridge8x8/bridge/telemetry"
+	"github.com/bridge8x8/bridge8x8/config"
+	"github.com/bridge8x8/bridge8x8/handlers"
+	"github.com/bridge8x8/bridge8x8/handlers/catalog"
+)
+
+// Options is what an App is made of.
+type Options struct {
+	Env     config.Env
+	Version string
+	Logger  *slog.Logger
+	// File is the configuration; nil: it is read from Env.Bridge.Config, and again
+	// whenever that file changes.
+	File *config.File
+	// Lookup finds the variables that the file refers to. Defaults to os.LookupEnv.
+	Lookup func(string) (string, bool)
+	// LogMargin and Hook are the bridge's; only tests set them.
+	LogMargin time.Duration
+	Hook      func(step string, key bridge.Key)
+	// FastStore lets the embedded server acknowledge before it has synced; only tests set it.
+	FastStore bool
+}
+
+// App is one bridge, running or about to.
+type App struct {
+	o        Options
+	log      *slog.Logger
+	metrics  *telemetry.Metrics
+	observer *telemetry.Observer
+	catalog  *catalog.Catalog
+
+	public, admin net.Listener
+	server        *natsd.Server
+	conn          *bus.Conn
+	names         bus.Names
+	outbox        *bus.Outbox
+	ledger        atomic.Pointer[ledger.Ledger]
+	bridge        *bridge.Bridge
+
+	client *membrane.Client
+	mu     sync.Mutex // guards what follows against a reload
+	file   *config.File
+	table  *handlers.Table
+	takers map[string]*bus.Taker
+	taking sync.WaitGroup
+
+	ready   chan struct{}
+	pending atomic.Pointer[string] // what it is waiting for; nil once it is ready
+}
+
+const (
+	// scale is how much larger streams are on a server of its own than on the
+	// embedded one, whose store is limited (natsd.DefaultMaxStore).
+	scale       = 4
+	ledgerBytes = 2 << 30
+	eventsName  = "events" // the source of everything that came in over HTTP or on our own subjects
+	reloadEvery = 5 * time.Second
+)
+
+// New reads the configuration, compiles its routes and binds the listeners, so
+// that everything that can be wrong by itself is wrong before anything runs.
+// The error is config.Problems where it is about the configuration.
+func New(o Options) (*App, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Lookup == nil {
+		o.Lookup = os.LookupEnv
+	}
+	a := &App{
+		o: o, log: o.Logger, catalog: catalog.Builtin(), metrics: telemetry.NewMetrics(o.Version),
+		names: bus.NewNames(o.Env.Bridge.Prefix), takers: map[string]*bus.Taker{}, ready: make(chan struct{}),
+	}
+	a.observer = telemetry.NewObserver(a.metrics, a.log)
+	a.waitFor("the start")
+
+	file, table, err := a.load()
+	if err != nil {
+		return nil, err
+	}
+	a.file, a.table = file, table
+	if a.client, err = a.membrane(); err != nil {
+		return nil, err
+	}
+	if err := a.listen(); err != nil {
+		return nil, err
+	}
+	a.conn, err = a.connect()
+	if err != nil {
+		a.unlisten()
+		return nil, err
+	}
+	a.outbox = bus.NewOutbox(a.conn, a.names, cloudevent.Mode(o.Env.Bridge.Encoding))
+	return a, nil
+}
+
+// load reads and compiles the configuration, all problems at once.
+func (a *App) load() (*config.File, *handlers.Table, error) {
+	file := a.o.File
+	var problems config.Problems
+	if file == nil {
+		file, problems = config.Load(a.o.Env.Bridge.Config, a.o.Lookup)
+	}
+	if file == nil {
+		return nil, nil, problems
+	}
+	table, more := handlers.Compile(file, a.catalog, handlers.Options{
+		Commands: a.o.Env.Bridge.Commands, DefaultConnection: a.o.Env.Membrane.Connection,
+	})
+	problems = append(problems, more...)
+	problems = append(problems, config.Check(&a.o.Env, file)...)
+	problems = append(problems, a.o.Env.CheckListeners(file)...)
+	if problems.Errors() {
+		return nil, nil, problems
+	}
+	for _, p := range problems {
+		a.log.Warn("configuration", "problem", p.String())
+	}
+	return file, table, nil
+}
+
+func (a *App) membrane() (*membrane.Client, error) {
+	m := a.o.Env.Membrane
+	if problems := a.o.Env.RequireMembrane(); problems.Errors() {
+		return nil, problems
+	}
+	return membrane.New(membrane.Options{
+		BaseURL: m.APIURL, Token: m.Token, WorkspaceKey: m.WorkspaceKey, WorkspaceSecret: m.WorkspaceSecret, TenantKey: m.TenantKey,
+		RunLimit: m.RunLimit, Concurrency: a.o.Env.Bridge.Concurrency, UserAgent: "bridge8x8/" + a.o.Version,
+	})
+}
+
+func (a *App) listen() (err error) {
+	if addr := a.o.Env.Bridge.HTTPAddr; addr != "" {
+		if a.public, err = net.Listen("tcp", addr); err != nil {
+			return fmt.Errorf("BRIDGE_HTTP_ADDR: %w", err)
+		}
+	}
+	if addr := a.o.Env.Bridge.AdminAddr; addr != "" {
+		if a.admin, err = net.Listen("tcp", addr); err != nil {
+			a.unlisten()
+			return fmt.Errorf("BRIDGE_ADMIN_ADDR: %w", err)
+		}
+	}
+	return nil
+}
+
+func (a *App) unlisten() {
+	for _, l := range []net.Listener{a.public, a.admin} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	if a.conn != nil {
+		a.conn.NC.Close()
+	}
+	if a.server != nil {
+		a.server.Stop()
+	}
+}
+
+func (a *App) connect() (*bus.Conn, error) {
+	b := a.o.Env.Bridge
+	var extra []nats.Option
+	if a.o.Env.NATS.Embedded() {
+		var err error
+		a.server, err = natsd.Start(natsd.Options{
+			Dir: b.DataDir, Addr: b.NATSAddr, Logger: a.log, Fast: a.o.FastStore,
+			User: a.o.Env.NATS.User, Password: a.o.Env.NATS.Password.Reveal(), Token: a.o.Env.NATS.Token.Reveal(),
+			AllowUnauthenticated: b.AllowUnauthenticated,
+		})
+		if err != nil {
+			return nil, err
+		}
+		extra = append(extra, a.server.Option())
+	}
+	return bus.Connect(a.o.Env.NATS, b.Name, a.log, a.metrics.Connected, extra...)
+}
+
+// Addrs are the addresses that the listeners are bound to; empty where there is none.
+func (a *App) Addrs() (public, admin string) {
+	if a.public != nil {
+		public = a.public.Addr().String()
+	}
+	if a.admin != nil {
+		admin = a.admin.Addr().String()
+	}
+	return public, admin
+}
+
+// NATSURL is where other programs reach the embedded server; "" if it does not
+// listen, or is not embedded.
+func (a *App) NATSURL() string {
+	if a.server == nil || a.server.Addr() == nil {
+		return ""
+	}
+	return "nats://" + a.server.Addr().String()
+}
+
+// Ready is closed once events are taken.
+func (a *App) Ready() <-chan struct{} { return a.ready }
+
+// Run runs the bridge until ctx ends, and then stops it within the grace. It is
+// one straight line: what is set up later is taken down earlier.
+func (a *App) Run(ctx context.Context) error {
+	life, end := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx by the grace
+	defer end()
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer a.unlisten()
+	defer end()
+
+	// Listeners first, so that an orchestrator sees a process that lives while NATS is away.
+	stopHTTP, failed, err := a.serve()
+	if err != nil {
+		return err
+	}
+	defer stopHTTP()
+
+	if err := a.assemble(ctx, life, &background); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	a.pending.Store(nil)
+	close(a.ready)
+	public, admin := a.Addrs()
+	a.log.Info("bridge8x8 is ready", "version", a.o.Version, "http", public, "admin", admin, "nats", a.conn.NC.ConnectedUrlRedacted(), "routes", len(a.file.Routes))
+
+	reload := time.NewTicker(reloadEvery)
+	defer reload.Stop()
+	seen := a.fingerprint()
+	for err == nil {
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case err = <-failed:
+		case <-reload.C:
+			if now := a.fingerprint(); now != "" && now != seen {
+				seen = now
+				_ = a.Reload()
+			}
+		}
+	}
+	a.stop(stopHTTP)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// assemble brings everything up that needs NATS.
+func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) error {
+	a.waitFor("NATS")
+	if err := a.conn.Await(ctx); err != nil {
+		return err
+	}
+	a.waitFor("the streams")
+	b := a.o.Env.Bridge
+	size := int64(scale)
+	if a.server != nil {
+		size = 1
+	}
+	l, err := ledger.Open(ctx, ledger.Options{
+		JetStream: a.conn.JS, Prefix: b.Prefix, Retention: b.Retention, Replicas: b.Replicas, MaxBytes: ledgerBytes * size,
+		Logger: a.log, Healthy: a.outbox.Healthy, Failed: a.metrics.LedgerFailed,
+	})
+	if err != nil {
+		return err
+	}
+	a.ledger.Store(l)
+	if err := a.conn.EnsureStreams(ctx, a.names, b.Retention, b.Replicas, size); err != nil {
+		return err
+	}
+	a.bridge, err = bridge.New(bridge.Options{
+		Name: b.Name, Ledger: l, Outbox: a.outbox, Runner: a.client, Catalog: a.catalog, Observer: a.observer,
+		Concurrency: b.Concurrency, RunLimit: a.o.Env.Membrane.RunLimit, LogMargin: a.o.LogMargin, Hook: a.o.Hook,
+	})
+	if err != nil {
+		return err
+	}
+	a.metrics.InFlight(a.bridge.InFlight)
+	a.use(a.file, a.table)
+	background.Go(func() { l.Watch(life) })
+	background.Go(func() { a.bridge.Run(life) })
+	if err := a.take(ctx, life); err != nil {
+		return err
+	}
+	background.Go(func() {
+		<-life.Done()
+		a.taking.Wait()
+	})
+	return nil
+}
+
+// take starts to take from the stream of events, from each source and from what was set aside.
+func (a *App) take(ctx, life context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.takeStream(ctx, life, eventsName, a.names.Events(), nil, bus.Start{All: true}); err != nil {
+		return err
+	}
+	for _, s := range a.file.Sources {
+		if s.NATS.Core {
+			closeCore, err := a.conn.Core(a.names, s.Name, s.NATS.Subjects, func(err error) {
+				a.observer.Trouble("a message from a core source could not be stored, and is lost", "source", s.Name, "error", err)
+			})
+			if err != nil {
+				return err
+			}
+			a.taking.Go(func() { <-life.Done(); closeCore() })
+			continue
+		}
+		start := bus.Start{All: s.NATS.Start == config.StartAll, At: s.NATS.StartAt}
+		if err := a.takeStream(ctx, life, s.Name, s.NATS.Stream, s.NATS.Subjects, start); err != nil {
+			return fmt.Errorf("source %q: %w", s.Name, err)
+		}
+	}
+	return a.takeWaiting(ctx, life)
+}
+
+// takeStream takes a source for what it is to the ledger and to its durable:
+// new to both, known to both, or known to only one, because the other was lost (rule R12).
+func (a *App) takeStream(ctx, life context.Context, name, stream string, subjects []string, start bus.Start) error {
+	l := a.ledger.Load()
+	now, err := l.Now(ctx)
+	if err != nil {
+		return err
+	}
+	durable := bus.Durable{
+		Name: a.names.Durable(name), Stream: stream, Subjects: subjects, AckWait: a.o.Env.Bridge.AckWait,
+		Ledger: l.ID(), Replicas: a.o.Env.Bridge.Replicas,
+	}
+	exists, itsLedger, err := a.conn.FindDurable(ctx, stream, durable.Name)
+	if err != nil {
+		return err
+	}
+	source, known := l.Source(name)
+	switch {
+	case !known && !exists: // new to everybody: start is honoured, this once
+		from := start.At
+		if !start.All && from.IsZero() {
+			from = now
+		}
+		start.At = from
+		if source, err = l.AddSource(ctx, name, ledger.Source{Since: now, From: from}); err != nil {
+			return err
+		}
+	case !known: // the ledger was lost, or is new to a durable that is not
+		a.log.Error("this ledger does not know a source that was taken before: what is older than the ledger is held, not sent",
+			"source", name, "stream", stream, "ledger", l.ID(), "durable's ledger", itsLedger)
+		if source, err = l.AddSource(ctx, name, ledger.Source{Since: now, From: now}); err != nil {
+			return err
+		}
+	case !exists: // the durable was deleted: what the ledger still remembers is gone through again
+		start.All = false
+		start.At = now.Add(-time.Duration(float64(a.o.Env.Bridge.Retention) * 0.8))
+		if start.At.Before(source.From) {
+			start.At = source.From
+		}
+		if start.At.IsZero() || source.From.IsZero() && source.Since.After(start.At) {
+			start.All = true
+		}
+		a.log.Warn("a durable consumer is gone and is made again: its events are gone through again, and finished from the ledger",
+			"source", name, "stream", stream, "consumer", durable.Name)
+	}
+	if err := a.conn.EnsureDurable(ctx, durable, start); err != nil {
+		return err
+	}
+	return a.takeFrom(life, name, stream, durable.Name, nil, nil)
+}
+
+// takeWaiting takes what was set aside: one consumer for each connection that
+// the configuration names, and for each that something still waits for (rule R10).
+func (a *App) takeWaiting(ctx, life context.Context) error {
+	byToken := map[string]string{bus.ConnectionToken(""): ""}
+	for _, c := range a.file.Connections {
+		byToken[bus.ConnectionToken(c.Name)] = c.Name
+	}
+	waiting, err := a.conn.Waiting(ctx, a.names)
+	if err != nil {
+		return err
+	}
+	for _, token := range waiting {
+		if _, ok := byToken[token]; !ok {
+			byToken[token] = token
+		}
+	}
+	for token, connection := range byToken {
+		if a.takers["wait/"+token] != nil {
+			continue
+		}
+		stream, consumer, err := a.conn.EnsureWait(ctx, a.names, token, a.o.Env.Bridge.AckWait, a.ledger.Load().ID())
+		if err != nil {
+			return err
+		}
+		paused := func() bool { return a.bridge.Closed(connection) }
+		if err := a.takeFrom(life, "wait/"+token, stream, consumer, a.conn.Unfold(), paused); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *App) takeFrom(life context.Context, name, stream, consumer string, prepare func(*bridge.Delivery) error, paused func() bool) error {
+	c := a.o.Env.Bridge.Concurrency
+	t, err := bus.Take(bus.TakerOptions{
+		Conn: a.conn, Source: name, Stream: stream, Consumer: consumer, AckWait: a.o.Env.Bridge.AckWait, Logger: a.log,
+		Workers: c + (c+1)/2, // more than may run: the others claim, record and publish meanwhile
+		Handle:  func(d *bridge.Delivery) { a.bridge.Handle(life, d) }, Prepare: prepare, Paused: paused,
+	})
+	if err != nil {
+		return err
+	}
+	a.takers[name] = t
+	a.taking.Go(func() { t.Run(life) })
+	return nil
+}
+
+// stop hands back what was not started, lets what runs finish within the grace,
+// and leaves the rest running in the ledger (rule R16).
+func (a *App) stop(stopHTTP func()) {
+	grace, cancel := context.WithTimeout(context.Background(), a.o.Env.Bridge.Grace)
+	defer cancel()
+	a.log.Info("stopping", "runs", a.bridge.InFlight())
+	stopHTTP() // what was posted is stored before it is answered
+	a.bridge.Drain()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var quiet sync.WaitGroup
+	for _, t := range a.takers {
+		quiet.Go(func() { t.Quiet(); t.Stop(grace) })
+	}
+	quiet.Wait()
+	a.bridge.HandBack()
+	flush, cancelFlush := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancelFlush()
+	if err := a.conn.NC.FlushWithContext(flush); err != nil && a.conn.NC.IsConnected() {
+		a.log.Warn("the last acknowledgements may not have reached NATS", "error", err)
+	}
+	a.log.Info("stopped", "left running", a.bridge.InFlight())
+}
+
+// serve starts the two HTTP servers. The function it returns stops them.
+func (a *App) serve() (stop func(), failed chan error, err error) {
+	failed = make(chan error, 2)
+	var servers []*http.Server
+	if a.public != nil {
+		handler, err := ingress.New(ingress.Options{
+			Accept: bus.Intake{Conn: a.conn, Names: a.names}, Correlate: a.correlate,
+			Tokens: a.o.Env.Bridge.HTTPTokens, WebhookSecret: a.o.Env.Bridge.WebhookSecret, WebhookAuth: a.o.Env.Bridge.WebhookAuth,
+			Webhooks: a.file.Webhooks, Origins: a.o.Env.Bridge.HTTPOrigins, Rate: a.o.Env.Bridge.HTTPRate,
+			MaxEvent: a.o.Env.Bridge.MaxEvent, Commands: a.o.Env.Bridge.Commands, Ready: a.notReady, Logger: a.log,
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		s := ingress.NewServer(a.public.Addr().String(), a.metrics.Requests(handler), a.log)
+		servers = append(servers, s)
+		go func() { failed <- s.Serve(a.public) }()
+	}
+	if a.admin != nil {
+		s := admin.NewServer(admin.New(admin.Options{
+			Version: a.o.Version, Metrics: a.metrics.Handler(),
+			Checks: []admin.Check{
+				{Name: "started", Func: func(context.Context) error { return a.notStarted() }},
+				{Name: "nats", Func: func(ctx context.Context) error {
+					if a.server != nil {
+						return a.server.Check(ctx) // JetStream ends on a full disk while connections stay up
+					}
+					return a.conn.Healthy()
+				}},
+				{Name: "ledger", Func: func(context.Context) error {
+					if l := a.ledger.Load(); l != nil {
+						return l.Usable()
+					}
+					return errors.New("not open yet")
+				}},
+			},
+		}), a.log)
+		servers = append(servers, s)
+		go func() { failed <- s.Serve(a.admin) }()
+	}
+	stop = sync.OnceFunc(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		for _, s := range servers {
+			if s.Shutdown(ctx) != nil {
+				_ = s.Close()
+			}
+		}
+	})
+	return stop, failed, nil
+}
+
+func (a *App) waitFor(what string) { s := "waiting for " + what; a.pending.Store(&s) }
+
+func (a *App) notStarted() error {
+	if p := a.pending.Load(); p != nil {
+		return errors.New(*p)
+	}
+	return nil
+}
+
+// notReady says why nothing can be taken in over HTTP.
+func (a *App) notReady() error {
+	if err := a.notStarted(); err != nil {
+		return err
+	}
+	return a.conn.Healthy()
+}
+
+// correlate finds the event that caused a message, by the reference that the
+// message carried (rule R15).
+func (a *App) correlate(ctx context.Context, r native.Receipt) (ingress.Correlation, error) {
+	l := a.ledger.Load()
+	if l == nil {
+		return ingress.Correlation{}, errors.New("the ledger is not open yet")
+	}
+	var entry bridge.Entry
+	var err error
+	if key, _, ok := bridge.ParseReference(r.ClientMessageID); ok {
+		entry, err = l.Get(ctx, key)
+	} else {
+		entry, err = l.ByBatch(ctx, r.ClientBatchID)
+	}
+	if errors.Is(err, bridge.ErrNotFound) {
+		return ingress.Correlation{}, nil // not ours, or longer ago than we remember
+	}
+	if err != nil {
+		return ingress.Correlation{}, err
+	}
+	c := entry.Record.Cause
+	return ingress.Correlation{
+		CausationID: c.ID, CausationSource: c.Source, CorrelationID: c.Correlation(),
+		TraceParent: c.TraceParent, TraceState: c.TraceState,
+	}, nil
+}
+
+// --- reload --------------------------------------------------------------------
+
+// Reload reads the configuration again and swaps the whole table of routes, or
+// nothing. Sources and webhooks are bound at the start, and keep until the next.
+func (a *App) Reload() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.notStarted() != nil {
+		return errors.New("not started yet")
+	}
+	file, table, err := a.load()
+	if err != nil {
+		a.metrics.Reloaded(false)
+		a.log.Error("the configuration was not reloaded; the one before stays in use", "problems", err.Error())
+		return err
+	}
+	if !slices.EqualFunc(file.Sources, a.file.Sources, sameSource) || len(file.Webhooks) != len(a.file.Webhooks) {
+		a.log.Warn("sources and webhooks changed: restart to use them; routes and connections are in use now")
+	}
+	file.Sources, file.Webhooks = a.file.Sources, a.file.Webhooks
+	a.use(file, table)
+	a.log.Info("the configuration was reloaded", "routes", len(file.Routes))
+	return nil
+}
+
+func sameSource(x, y config.Source) bool {
+	return x.Name == y.Name && x.NATS.Stream == y.NATS.Stream && x.NATS.Core == y.NATS.Core && slices.Equal(x.NATS.Subjects, y.NATS.Subjects)
+}
+
+func (a *App) use(file *config.File, table *handlers.Table) {
+	a.file, a.table = file, table
+	a.bridge.SetTable(table)
+	sources := []string{eventsName}
+	for _, s := range file.Sources {
+		sources = append(sources, s.Name)
+	}
+	var routes []telemetry.Route
+	for _, h := range table.Handlers() {
+		r := telemetry.Route{Name: h.Name}
+		if h.Action != nil {
+			if r.Action = h.Action.Key; r.Action == "" {
+				r.Action = h.Action.ID
+			}
+		}
+		routes = append(routes, r)
+	}
+	a.metrics.Preset(sources, routes)
+	a.metrics.Reloaded(true)
+}
+
+// fingerprint tells one content of the configuration file from another; "" if
+// there is no file to watch, or it cannot be read just now.
+func (a *App) fingerprint() string {
+	if a.o.File != nil {
+		return ""
+	}
+	data, err := os.ReadFile(a.o.Env.Bridge.Config)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,131 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/bridge8x8/bridge8x8/bridge"
+	"github.com/bridge8x8/bridge8x8/bridge/bus"
+	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
+	"github.com/bridge8x8/bridge8x8/config"
+)
+
+// Client is a tool's way to a bridge, over the bus alone: it publishes events
+// and watches what comes of them.
+type Client struct {
+	conn  *bus.Conn
+	names bus.Names
+	own   bool
+}
+
+// Dial connects to the bus that a bridge uses. It fails if NATS does not answer before ctx ends.
+func Dial(ctx context.Context, env config.Env) (*Client, error) {
+	if env.NATS.Embedded() {
+		return nil, fmt.Errorf("NATS_URL=embedded runs inside the bridge: set NATS_URL to its BRIDGE_NATS_ADDR, or use --http")
+	}
+	conn, err := bus.Connect(env.NATS, "bridge8x8 client", slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.Await(ctx); err != nil {
+		conn.NC.Close()
+		return nil, fmt.Errorf("NATS at %s: %w", config.MaskURL(env.NATS.URL), err)
+	}
+	return &Client{conn: conn, names: bus.NewNames(env.Bridge.Prefix), own: true}, nil
+}
+
+// Client is a client of this very bridge.
+func (a *App) Client() *Client { return &Client{conn: a.conn, names: a.names} }
+
+// Close ends a client's own connection.
+func (c *Client) Close() {
+	if c.own {
+		c.conn.NC.Close()
+	}
+}
+
+// Send stores an event where the bridge takes events from.
+func (c *Client) Send(ctx context.Context, e cloudevent.Event) error {
+	header, data, err := cloudevent.ToNATS(&e, cloudevent.Structured)
+	if err != nil {
+		return err
+	}
+	return bus.Intake{Conn: c.conn, Names: c.names}.Accept(ctx, []cloudevent.Message{{Event: e, Header: header, Data: data}})
+}
+
+// Seen is something that happened.
+type Seen struct {
+	What  What
+	Event cloudevent.Event // a result, an event from 8x8, or the original of a dead letter
+	// Of a dead letter.
+	Reason, Route, Message string
+	// Malformed says that a dead letter's original is no CloudEvent; Event is empty.
+	Malformed bool
+}
+
+// What is a kind of Seen.
+type What string
+
+// The kinds of Seen.
+const (
+	SawResult     What = "result"
+	SawFrom8x8    What = "8x8"
+	SawDeadLetter What = "dead letter"
+)
+
+// Causation is the id of the event that e answers.
+func Causation(e *cloudevent.Event) (source, id string) {
+	source, _ = e.Extensions()["causationsource"].(string)
+	id, _ = e.Extensions()["causationid"].(string)
+	return source, id
+}
+
+// Follow calls each for everything that happens from now on. It returns once
+// it is watching; each is called one at a time per kind.
+func (c *Client) Follow(ctx context.Context, each func(Seen)) (stop func(), err error) {
+	var stops []func()
+	stop = func() {
+		for _, s := range stops {
+			s()
+		}
+	}
+	for _, w := range []struct {
+		what    What
+		stream  string
+		subject string
+	}{
+		{SawResult, c.names.Results(), c.names.AllResults()},
+		{SawFrom8x8, c.names.Events(), c.names.FromEightByEight()},
+		{SawDeadLetter, c.names.Dead(), c.names.AllDead()},
+	} {
+		one, err := c.conn.Watch(ctx, w.stream, []string{w.subject}, func(m bus.Watched) {
+			seen := Seen{What: w.what}
+			e, err := cloudevent.FromNATS(m.Header, m.Data)
+			seen.Event, seen.Malformed = e, err != nil
+			if w.what == SawDeadLetter {
+				seen.Reason, seen.Route, seen.Message = first(m.Header, bus.HeaderReason), first(m.Header, bus.HeaderRoute), first(m.Header, bus.HeaderMessage)
+			} else if err != nil || (w.what == SawFrom8x8 && strings.HasPrefix(e.Type(), "com.8x8.run.")) {
+				return
+			}
+			each(seen)
+		})
+		if err != nil {
+			stop()
+			return nil, err
+		}
+		stops = append(stops, one)
+	}
+	return stop, nil
+}
+
+func first(h map[string][]string, name string) string {
+	if v := h[name]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+// ResultData is the data of a result event; see bridge.ResultData.
+type ResultData = bridge.ResultData

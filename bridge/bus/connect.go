@@ -1,0 +1,174 @@
+// Package bus is the bridge's side of NATS: it connects, makes the streams,
+// takes messages, settles them, and publishes what comes of them.
+package bus
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/bridge8x8/bridge8x8/config"
+)
+
+const (
+	reconnectWait = 250 * time.Millisecond
+	// ackTimeout is how long a publish may go without its stream's answer before
+	// it counts as unclear (rule R7). It must stay below the send-by of a claim.
+	ackTimeout = 3 * time.Second
+	// publishPending bounds publishes in flight, per process.
+	publishPending = 4096
+)
+
+// Conn is a connection to NATS and its JetStream.
+type Conn struct {
+	NC *nats.Conn
+	JS jetstream.JetStream
+	// reconnects counts them: what was asked for before one is gone.
+	reconnects atomic.Int64
+}
+
+// Connect begins to connect and returns at once: a server that is away is
+// waited for, for ever. It fails only on what waiting cannot mend, such as a
+// credentials file that cannot be read. extra is for an in-process server.
+//
+// The connection has no reconnect buffer: what cannot be written now fails now,
+// and is never sent later behind the back of whoever asked (rule R7).
+// changed is told whether the connection is up, whenever that changes; it may be nil.
+func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up bool), extra ...nats.Option) (*Conn, error) {
+	c := &Conn{}
+	if changed == nil {
+		changed = func(bool) {}
+	}
+	var down atomic.Bool // one line for each change of state
+	opts := []nats.Option{
+		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
+		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, reconnectWait),
+		nats.Timeout(2 * time.Second), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
+		nats.ConnectHandler(func(*nats.Conn) { changed(true) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			changed(false)
+			if !down.Swap(true) {
+				log.Warn("NATS is away", "error", text(err))
+			}
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			c.reconnects.Add(1)
+			changed(true)
+			if down.Swap(false) {
+				log.Info("NATS is back", "server", nc.ConnectedServerName())
+			}
+		}),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
+			if !down.Swap(true) {
+				log.Warn("NATS cannot be reached", "error", text(err))
+			}
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			log.Warn("NATS reports an error", "error", text(err))
+		}),
+	}
+	auth, err := authOptions(env)
+	if err != nil {
+		return nil, err
+	}
+	opts = append(append(opts, auth...), extra...)
+	url := env.URL
+	if env.Embedded() {
+		url = "nats://127.0.0.1:4222" // unused: the in-process option replaces the dialling
+	}
+	if c.NC, err = nats.Connect(url, opts...); err != nil {
+		return nil, fmt.Errorf("connect to NATS: %s", text(err))
+	}
+	if !c.NC.IsConnected() && !down.Swap(true) {
+		log.Warn("NATS cannot be reached yet; waiting for it", "url", c.NC.Opts.Url)
+	}
+	c.JS, err = jetstream.New(c.NC, jetstream.WithPublishAsyncMaxPending(publishPending),
+		jetstream.WithPublishAsyncTimeout(ackTimeout), jetstream.WithDefaultTimeout(5*time.Second))
+	if err != nil {
+		c.NC.Close()
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	return c, nil
+}
+
+// text keeps an error on one line, and says something if there is none.
+func text(err error) string {
+	if err == nil {
+		return "the connection was closed"
+	}
+	return err.Error()
+}
+
+func authOptions(env config.NATSEnv) ([]nats.Option, error) {
+	var opts []nats.Option
+	if env.Creds != "" {
+		opts = append(opts, nats.UserCredentials(env.Creds))
+	}
+	if env.NKey != "" {
+		o, err := nats.NkeyOptionFromSeed(env.NKey)
+		if err != nil {
+			return nil, fmt.Errorf("NATS_NKEY: cannot read a seed from %q", env.NKey)
+		}
+		opts = append(opts, o)
+	}
+	if env.Token != "" {
+		opts = append(opts, nats.Token(env.Token.Reveal()))
+	}
+	if env.User != "" {
+		opts = append(opts, nats.UserInfo(env.User, env.Password.Reveal()))
+	}
+	if env.TLSCA != "" {
+		opts = append(opts, nats.RootCAs(env.TLSCA))
+	}
+	if (env.TLSCert == "") != (env.TLSKey == "") {
+		return nil, errors.New("NATS_TLS_CERT and NATS_TLS_KEY go together: set both or neither")
+	}
+	if env.TLSCert != "" {
+		opts = append(opts, nats.ClientCert(env.TLSCert, env.TLSKey))
+	}
+	if env.TLSCA != "" || env.TLSCert != "" {
+		opts = append(opts, func(o *nats.Options) error {
+			if o.TLSConfig == nil {
+				o.TLSConfig = &tls.Config{}
+			}
+			o.TLSConfig.MinVersion = tls.VersionTLS12
+			return nil
+		})
+	}
+	return opts, nil
+}
+
+// Await waits until JetStream answers, or ctx ends.
+func (c *Conn) Await(ctx context.Context) error {
+	for {
+		try, cancel := context.WithTimeout(ctx, 2*time.Second)
+		_, err := c.JS.AccountInfo(try)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+			return fmt.Errorf("NATS at %s: %w: start the server with JetStream, or enable it for this account", c.NC.ConnectedUrlRedacted(), err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("NATS did not answer: %w", context.Cause(ctx))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Healthy says whether the connection is up.
+func (c *Conn) Healthy() error {
+	if c.NC.IsConnected() {
+		return nil
+	}
+	return fmt.Errorf("NATS is %s", c.NC.Status())
+}

@@ -1,0 +1,174 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/bridge8x8/bridge8x8/bridge"
+	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
+	"github.com/bridge8x8/bridge8x8/config"
+)
+
+// ledgerMetadata is where a durable says which ledger knows what it delivered (rule R12).
+const ledgerMetadata = "bridge8x8-ledger"
+
+// Start is where a durable consumer that has to be made begins.
+type Start struct {
+	All bool
+	At  time.Time // unless All
+}
+
+// Durable is a durable consumer that is wanted on a stream.
+type Durable struct {
+	Name     string
+	Stream   string
+	Subjects []string // all if empty
+	AckWait  time.Duration
+	Ledger   string // the ledger's id
+	Replicas int
+}
+
+// FindDurable says whether a durable exists, and which ledger it names.
+func (c *Conn) FindDurable(ctx context.Context, stream, name string) (exists bool, ledger string, err error) {
+	cons, err := c.JS.Consumer(ctx, stream, name)
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound):
+		return false, "", nil
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return false, "", fmt.Errorf("stream %q does not exist%s", stream, c.didYouMean(ctx, stream))
+	case err != nil:
+		return false, "", fmt.Errorf("consumer %s of stream %s: %w", name, stream, err)
+	}
+	return true, cons.CachedInfo().Config.Metadata[ledgerMetadata], nil
+}
+
+func (c *Conn) didYouMean(ctx context.Context, stream string) string {
+	var names []string
+	for name := range c.JS.StreamNames(ctx).Name() {
+		names = append(names, name)
+	}
+	if near := config.Nearest(stream, names); near != "" {
+		return fmt.Sprintf("; did you mean %q?", near)
+	}
+	return ": make it, or correct sources[].nats.stream"
+}
+
+// EnsureDurable makes the consumer, or brings one that exists up to date
+// without moving its place in the stream.
+func (c *Conn) EnsureDurable(ctx context.Context, d Durable, start Start) error {
+	cfg := jetstream.ConsumerConfig{
+		Durable: d.Name, AckPolicy: jetstream.AckExplicitPolicy, AckWait: d.AckWait, MaxDeliver: -1, MaxAckPending: -1,
+		MaxWaiting: 1024, Description: "bridge8x8",
+		Metadata: map[string]string{ledgerMetadata: d.Ledger}, DeliverPolicy: jetstream.DeliverAllPolicy,
+	}
+	switch len(d.Subjects) {
+	case 0:
+	case 1:
+		cfg.FilterSubject = d.Subjects[0]
+	default:
+		cfg.FilterSubjects = d.Subjects
+	}
+	if !start.All {
+		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &start.At
+	}
+	cons, err := c.JS.Consumer(ctx, d.Stream, d.Name)
+	if err == nil {
+		have := cons.CachedInfo().Config
+		cfg.DeliverPolicy, cfg.OptStartTime, cfg.OptStartSeq = have.DeliverPolicy, have.OptStartTime, have.OptStartSeq
+		if have.AckWait == cfg.AckWait && have.FilterSubject == cfg.FilterSubject && slices.Equal(have.FilterSubjects, cfg.FilterSubjects) &&
+			have.Metadata[ledgerMetadata] == d.Ledger && have.MaxAckPending == cfg.MaxAckPending {
+			return nil
+		}
+	}
+	if _, err = c.JS.CreateOrUpdateConsumer(ctx, d.Stream, cfg); err != nil {
+		return fmt.Errorf("consumer %s of stream %s: %w", d.Name, d.Stream, err)
+	}
+	return nil
+}
+
+// Waiting names the connections that pairs are set aside for, by their tokens.
+func (c *Conn) Waiting(ctx context.Context, n Names) ([]string, error) {
+	st, err := c.JS.Stream(ctx, n.Wait())
+	if err != nil {
+		return nil, err
+	}
+	info, err := st.Info(ctx, jetstream.WithSubjectFilter(n.prefix+".wait.>"))
+	if err != nil {
+		return nil, err
+	}
+	var tokens []string
+	for subject := range info.State.Subjects {
+		if parts := strings.Split(subject, "."); len(parts) > 2 && !slices.Contains(tokens, parts[2]) {
+			tokens = append(tokens, parts[2])
+		}
+	}
+	return tokens, nil
+}
+
+// ConnectionToken is the subject token that stands for a connection in BRIDGE_WAIT.
+func ConnectionToken(name string) string { return connectionToken(name) }
+
+// EnsureWait makes the consumer of the pairs set aside for one connection,
+// which is named by its token.
+func (c *Conn) EnsureWait(ctx context.Context, n Names, connToken string, ackWait time.Duration, ledger string) (stream, consumer string, err error) {
+	d := Durable{
+		Name: n.prefix + "-wait-" + connToken, Stream: n.Wait(), AckWait: ackWait, Ledger: ledger,
+		Subjects: []string{n.prefix + ".wait." + connToken + ".>"},
+	}
+	return d.Stream, d.Name, c.EnsureDurable(ctx, d, Start{All: true})
+}
+
+// Unfold returns the Prepare of a taker of pairs set aside.
+func (c *Conn) Unfold() func(*bridge.Delivery) error {
+	return func(d *bridge.Delivery) error {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		return c.unfold(ctx, d)
+	}
+}
+
+// Core stores what arrives on plain subjects in the stream of events, until it
+// is closed. Replicas share the subjects through a queue group. A message is
+// safe only once it is stored: lost is called for each that could not be.
+func (c *Conn) Core(n Names, source string, subjects []string, lost func(error)) (func(), error) {
+	var subs []*nats.Subscription
+	closeAll := func() {
+		for _, s := range subs {
+			_ = s.Drain()
+		}
+	}
+	for _, subject := range subjects {
+		sub, err := c.NC.QueueSubscribe(subject, n.Durable(source), func(m *nats.Msg) {
+			eventType := "core." + source
+			if e, err := cloudevent.FromNATS(m.Header, m.Data); err == nil {
+				eventType = e.Type()
+			}
+			stored := &nats.Msg{Subject: n.EventSubject(eventType), Header: original(m.Header), Data: m.Data}
+			future, err := c.JS.PublishMsgAsync(stored)
+			if err != nil {
+				lost(err)
+				return
+			}
+			go func() {
+				select {
+				case <-future.Ok():
+				case err := <-future.Err():
+					lost(err)
+				}
+			}()
+		})
+		if err != nil {
+			closeAll()
+			return nil, fmt.Errorf("subscribe to %s: %w", subject, err)
+		}
+		subs = append(subs, sub)
+	}
+	return closeAll, nil
+}

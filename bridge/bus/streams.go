@@ -1,0 +1,198 @@
+package bus
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Names are the bridge's names on the bus, made from its prefix.
+type Names struct{ prefix string }
+
+// NewNames makes the names for a prefix such as "bridge".
+func NewNames(prefix string) Names { return Names{prefix} }
+
+func (n Names) upper() string { return strings.ToUpper(n.prefix) }
+
+// Events is the stream of everything that comes in.
+func (n Names) Events() string { return n.upper() + "_EVENTS" }
+
+// Results is the stream of outcomes.
+func (n Names) Results() string { return n.upper() + "_RESULTS" }
+
+// Dead is the stream of what was given up on.
+func (n Names) Dead() string { return n.upper() + "_DEAD" }
+
+// Wait is the stream of pairs that were set aside.
+func (n Names) Wait() string { return n.upper() + "_WAIT" }
+
+// EventSubject is where an event of a type is stored; a type may hold anything,
+// a subject may not.
+func (n Names) EventSubject(eventType string) string {
+	return n.prefix + ".events." + subjectSafe(eventType)
+}
+
+// ResultSubject is where a result goes.
+func (n Names) ResultSubject(action, state string) string {
+	return n.prefix + ".results." + token(action) + "." + state
+}
+
+// DeadSubject is where a dead letter goes; route may be empty.
+func (n Names) DeadSubject(route, reason string) string {
+	if route == "" {
+		route = "_"
+	}
+	return n.prefix + ".dead." + token(route) + "." + reason
+}
+
+// WaitSubject is where a pair that waits for a connection is kept. There is one
+// subject for each pair, so that a pair set aside twice is kept once.
+func (n Names) WaitSubject(connection, key string) string {
+	return n.prefix + ".wait." + connectionToken(connection) + "." + key
+}
+
+// Durable names the durable consumer of a source.
+func (n Names) Durable(source string) string { return n.prefix + "-" + token(source) }
+
+// noConnection is the token of pairs whose action picks its own connection.
+const noConnection = "_"
+
+// connectionToken makes one subject token of a connection's name, and different
+// tokens of different names.
+func connectionToken(name string) string {
+	if name == "" {
+		return noConnection
+	}
+	for _, r := range name {
+		if !plain(r) {
+			return "x" + hex.EncodeToString([]byte(name))
+		}
+	}
+	return name
+}
+
+func plain(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_'
+}
+
+// token makes one subject token of s.
+func token(s string) string {
+	if s == "" {
+		return "_"
+	}
+	return strings.Map(func(r rune) rune {
+		if plain(r) {
+			return r
+		}
+		return '_'
+	}, s)
+}
+
+// subjectSafe keeps the dots of s and makes a token of everything between them.
+func subjectSafe(s string) string {
+	const most = 200
+	if len(s) > most {
+		s = s[:most]
+	}
+	parts := strings.Split(s, ".")
+	for i := range parts {
+		parts[i] = token(parts[i])
+	}
+	return strings.Join(parts, ".")
+}
+
+// Sizes of the streams on an embedded server, in bytes. The dead letters' is the largest share of what
+// an event needs, so that the intake fills and refuses before they do (R20).
+const (
+	eventsBytes  = 2 << 30
+	resultsBytes = 2 << 30
+	deadBytes    = 2 << 30
+	waitBytes    = 1 << 30
+	// ageShare is how long our streams keep a message, as a share of the ledger's
+	// retention: it must be less than what the ledger remembers (R12).
+	ageShare        = 0.85
+	duplicateWindow = 2 * time.Minute
+	smallest        = 64 << 20
+)
+
+// EnsureStreams makes the bridge's streams where they are missing. A stream that
+// is there is left as it is, as long as its subjects fit. scale multiplies the
+// sizes; where the server has less room, the largest share of them that fits is used.
+func (c *Conn) EnsureStreams(ctx context.Context, n Names, retention time.Duration, replicas int, scale int64) error {
+	age := time.Duration(float64(retention) * ageShare)
+	for _, s := range []jetstream.StreamConfig{
+		{Name: n.Events(), Subjects: []string{n.prefix + ".events.>"}, MaxBytes: eventsBytes, MaxAge: age, Description: "bridge8x8: everything that comes in"},
+		{Name: n.Results(), Subjects: []string{n.prefix + ".results.>"}, MaxBytes: resultsBytes, MaxAge: age, Description: "bridge8x8: outcomes"},
+		{Name: n.Dead(), Subjects: []string{n.prefix + ".dead.>"}, MaxBytes: deadBytes, Description: "bridge8x8: what was given up on"},
+		{Name: n.Wait(), Subjects: []string{n.prefix + ".wait.>"}, MaxBytes: waitBytes, MaxMsgsPerSubject: 1, Description: "bridge8x8: pairs that wait"},
+	} {
+		s.MaxBytes *= scale
+		s.Storage, s.Discard, s.Duplicates, s.Replicas = jetstream.FileStorage, jetstream.DiscardNew, min(duplicateWindow, nonzero(s.MaxAge)), max(1, replicas)
+		if err := c.ensureStream(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func nonzero(d time.Duration) time.Duration {
+	if d == 0 {
+		return duplicateWindow
+	}
+	return d
+}
+
+func (c *Conn) ensureStream(ctx context.Context, s jetstream.StreamConfig) error {
+	have, err := c.JS.Stream(ctx, s.Name)
+	for err != nil {
+		if !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return fmt.Errorf("stream %s: %w", s.Name, err)
+		}
+		_, err = c.JS.CreateStream(ctx, s)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse): // another replica was quicker
+			have, err = c.JS.Stream(ctx, s.Name)
+		case noRoom(err) && s.MaxBytes > smallest:
+			s.MaxBytes /= 2
+			err = jetstream.ErrStreamNotFound
+		case overlaps(err):
+			return fmt.Errorf("stream %s: its subjects %s belong to stream %s already: give this bridge another BRIDGE_PREFIX, or remove that stream's subjects",
+				s.Name, strings.Join(s.Subjects, ", "), c.ownerOf(ctx, s.Subjects[0]))
+		default:
+			return fmt.Errorf("make stream %s: %w", s.Name, err)
+		}
+	}
+	got := have.CachedInfo().Config.Subjects
+	for _, want := range s.Subjects {
+		if !slices.Contains(got, want) {
+			return fmt.Errorf("stream %s exists with subjects %s, and the bridge needs %s in it", s.Name, strings.Join(got, ", "), want)
+		}
+	}
+	return nil
+}
+
+func overlaps(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && api.ErrorCode == 10065
+}
+
+// noRoom: see ledger.NoRoom; the two packages do not know each other.
+func noRoom(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (api.ErrorCode == 10047 || api.ErrorCode == 10028 || api.ErrorCode == 10023 || api.ErrorCode == 10046)
+}
+
+func (c *Conn) ownerOf(ctx context.Context, subject string) string {
+	for name := range c.JS.StreamNames(ctx, jetstream.WithStreamListSubject(subject)).Name() {
+		return name
+	}
+	return "(unknown)"
+}

@@ -1,0 +1,295 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/bridge8x8/bridge8x8/bridge"
+)
+
+// Taker takes messages from a durable pull consumer and gives them to its
+// workers. It asks the server for as many as it has free workers and never for
+// more, so that nothing waits here while its ack clock runs; and while
+// something is held, its ack clock is renewed.
+//
+// It speaks the pull protocol itself: the client library's consumers either
+// read ahead of the workers or make a subscription for each batch.
+type Taker struct {
+	o     TakerOptions
+	sub   *nats.Subscription
+	inbox string
+	next  string // the API subject that a pull request goes to
+
+	work chan *nats.Msg
+	wg   sync.WaitGroup
+
+	mu        sync.Mutex
+	busy      int // messages with a worker, or on their way to one
+	requested int // messages asked for and not here yet
+	heard     time.Time
+	stopping  bool
+
+	heldMu sync.Mutex
+	held   map[*held]struct{}
+}
+
+// TakerOptions says what is taken and by whom.
+type TakerOptions struct {
+	Conn     *Conn
+	Source   string // the configured name, for the delivery
+	Stream   string
+	Consumer string
+	Workers  int
+	AckWait  time.Duration
+	Handle   func(*bridge.Delivery)
+	// Prepare makes a delivery whole that is not the event itself, such as a pair
+	// set aside; nil: it is.
+	Prepare func(*bridge.Delivery) error
+	// Paused stops the asking for more while it says so; nil: never.
+	Paused func() bool
+	Logger *slog.Logger
+}
+
+const (
+	pullExpires   = 30 * time.Second
+	pullHeartbeat = 5 * time.Second
+	pullRetry     = 250 * time.Millisecond
+)
+
+// Take starts to take messages.
+func Take(o TakerOptions) (*Taker, error) {
+	t := &Taker{
+		o: o, inbox: o.Conn.NC.NewRespInbox(), work: make(chan *nats.Msg, o.Workers), held: map[*held]struct{}{},
+		next: "$JS.API.CONSUMER.MSG.NEXT." + o.Stream + "." + o.Consumer, heard: time.Now(),
+	}
+	for range o.Workers {
+		t.wg.Go(t.worker)
+	}
+	sub, err := o.Conn.NC.Subscribe(t.inbox, t.arrived)
+	if err != nil {
+		close(t.work)
+		t.wg.Wait()
+		return nil, fmt.Errorf("take from stream %s: %w", o.Stream, err)
+	}
+	_ = sub.SetPendingLimits(-1, -1) // what may be pending is what was asked for
+	t.sub = sub
+	return t, nil
+}
+
+// Run keeps asking until ctx ends.
+func (t *Taker) Run(ctx context.Context) {
+	tick := time.NewTicker(pullRetry)
+	defer tick.Stop()
+	renew := time.NewTicker(max(t.o.AckWait/3, 10*time.Millisecond))
+	defer renew.Stop()
+	reconnects := t.o.Conn.reconnects.Load()
+	t.ask(true)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-renew.C:
+			t.renew()
+		case now := <-tick.C:
+			t.mu.Lock()
+			again := t.o.Conn.reconnects.Load()
+			if t.requested > 0 && (again != reconnects || now.Sub(t.heard) > 2*pullHeartbeat) {
+				t.requested = 0 // the requests went down with the connection, or the server forgot them
+			}
+			reconnects = again
+			t.mu.Unlock()
+			t.ask(false)
+		}
+	}
+}
+
+// ask requests as many messages as there are free workers, in batches of at
+// least a quarter of them: a request for each worker that gets free would cost
+// the server more than the messages do.
+func (t *Taker) ask(now bool) {
+	if t.o.Paused != nil && t.o.Paused() {
+		return
+	}
+	t.mu.Lock()
+	free := t.o.Workers - t.busy - t.requested
+	if t.stopping || free <= 0 || (!now && free < (t.o.Workers+3)/4 && t.busy+t.requested > 0) {
+		t.mu.Unlock()
+		return
+	}
+	if t.requested == 0 {
+		t.heard = time.Now()
+	}
+	t.requested += free
+	t.mu.Unlock()
+	req, _ := json.Marshal(struct {
+		Batch     int           `json:"batch"`
+		Expires   time.Duration `json:"expires"`
+		Heartbeat time.Duration `json:"idle_heartbeat"`
+	}{free, pullExpires, pullHeartbeat})
+	if err := t.o.Conn.NC.PublishRequest(t.next, t.inbox, req); err != nil {
+		t.mu.Lock()
+		t.requested -= free
+		t.mu.Unlock()
+	}
+}
+
+// arrived is called for one message after the other.
+func (t *Taker) arrived(m *nats.Msg) {
+	if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 {
+		t.status(status, m)
+		return
+	}
+	t.mu.Lock()
+	t.heard = time.Now()
+	t.requested = max(0, t.requested-1)
+	t.busy++
+	stopping := t.stopping
+	t.mu.Unlock()
+	if stopping { // R16: what was not started goes back at once
+		nak(t.o.Conn.NC, m.Reply, 0)
+		t.done()
+		return
+	}
+	t.work <- m
+}
+
+// status is the server's word on a pull request.
+// source: nats-server, JetStream pull consumer statuses.
+func (t *Taker) status(status string, m *nats.Msg) {
+	t.mu.Lock()
+	t.heard = time.Now()
+	if status == "100" { // idle heartbeat
+		t.mu.Unlock()
+		return
+	}
+	left, err := strconv.Atoi(m.Header.Get("Nats-Pending-Messages"))
+	if err != nil || left > t.requested {
+		left = t.requested
+	}
+	t.requested -= left
+	t.mu.Unlock()
+	description := m.Header.Get("Description")
+	switch {
+	case status == "408" || strings.HasPrefix(description, "Batch Completed"):
+		t.ask(false)
+	default: // asked for again by the next tick
+		t.o.Logger.Debug("a pull request ended", "consumer", t.o.Consumer, "status", status, "description", description)
+	}
+}
+
+func (t *Taker) done() {
+	t.mu.Lock()
+	t.busy--
+	t.mu.Unlock()
+	t.ask(false)
+}
+
+func (t *Taker) worker() {
+	for m := range t.work {
+		t.handle(m)
+		t.done()
+	}
+}
+
+func (t *Taker) handle(m *nats.Msg) {
+	meta, err := m.Metadata()
+	if err != nil {
+		t.o.Logger.Warn("a message came without JetStream's metadata", "consumer", t.o.Consumer)
+		return
+	}
+	h := &held{t: t, reply: m.Reply}
+	t.heldMu.Lock()
+	t.held[h] = struct{}{}
+	t.heldMu.Unlock()
+	d := &bridge.Delivery{
+		Source: t.o.Source, Header: m.Header, Data: m.Data, Stream: meta.Stream, Seq: meta.Sequence.Stream,
+		Stored: meta.Timestamp, Redelivered: meta.NumDelivered > 1, Settle: h,
+	}
+	if t.o.Prepare != nil {
+		if err := t.o.Prepare(d); err != nil {
+			t.o.Logger.Warn("cannot read what was set aside", "consumer", t.o.Consumer, "seq", d.Seq, "error", err)
+			h.Nak(10 * time.Second)
+			return
+		}
+	}
+	t.o.Handle(d)
+}
+
+// renew restarts the ack clock of everything that is held.
+func (t *Taker) renew() {
+	t.heldMu.Lock()
+	replies := make([]string, 0, len(t.held))
+	for h := range t.held {
+		if h.seen { // held for a whole period
+			replies = append(replies, h.reply)
+		}
+		h.seen = true
+	}
+	t.heldMu.Unlock()
+	for _, reply := range replies {
+		_ = t.o.Conn.NC.Publish(reply, []byte("+WPI"))
+	}
+}
+
+// Quiet makes the taker ask for nothing more and hand back what no worker has
+// begun. It returns when no more can arrive.
+func (t *Taker) Quiet() {
+	t.mu.Lock()
+	t.stopping = true
+	t.mu.Unlock()
+	done := t.sub.StatusChanged(nats.SubscriptionClosed)
+	if err := t.sub.Drain(); err == nil {
+		select {
+		case <-done:
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+// Stop waits until the workers have finished, or ctx ends. Call Quiet first.
+func (t *Taker) Stop(ctx context.Context) {
+	close(t.work)
+	finished := make(chan struct{})
+	go func() { t.wg.Wait(); close(finished) }()
+	select {
+	case <-finished:
+	case <-ctx.Done():
+	}
+}
+
+// held is a message that is ours until it is settled.
+type held struct {
+	t     *Taker
+	reply string
+	seen  bool
+}
+
+func (h *held) settle(verb []byte) {
+	h.t.heldMu.Lock()
+	delete(h.t.held, h)
+	h.t.heldMu.Unlock()
+	_ = h.t.o.Conn.NC.Publish(h.reply, verb) // lost: it comes again, and is finished from its record
+}
+
+// Ack implements bridge.Settler.
+func (h *held) Ack() { h.settle([]byte("+ACK")) }
+
+// Nak implements bridge.Settler.
+func (h *held) Nak(delay time.Duration) { h.settle(nakVerb(delay)) }
+
+func nakVerb(delay time.Duration) []byte {
+	if delay <= 0 {
+		return []byte("-NAK")
+	}
+	return fmt.Appendf(nil, `-NAK {"delay": %d}`, delay.Nanoseconds())
+}
+
+func nak(nc *nats.Conn, reply string, delay time.Duration) { _ = nc.Publish(reply, nakVerb(delay)) }

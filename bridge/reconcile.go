@@ -1,0 +1,193 @@
+package bridge
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// The reconciler settles doubts: pairs whose record says running, but of whose
+// run nobody here knows the end. There is one in each process. It holds their
+// messages, keeps no worker busy, and asks for the run logs of a connection
+// with one listing for all that are open there (rule R6).
+//
+// Evidence counts at any time. Silence counts only when it is complete: a
+// listing that read every page, begun after the last moment at which the run
+// could still have shown up, by the server's clock (rule R5).
+const (
+	lookFirst = 250 * time.Millisecond // pause before the second look
+	lookMost  = 5 * time.Second        // and the longest between two
+	maxDoubts = 20_000                 // messages held at most; more are handed back for later
+)
+
+type reconciler struct {
+	b    *Bridge
+	mu   sync.Mutex
+	open map[Key]*doubtful
+	wake chan struct{}
+	done bool
+}
+
+type doubtful struct {
+	e *occurrence
+	p *pair
+}
+
+func newReconciler(b *Bridge) *reconciler {
+	return &reconciler{b: b, open: map[Key]*doubtful{}, wake: make(chan struct{}, 1)}
+}
+
+// take holds a pair in doubt until its outcome is known.
+func (r *reconciler) take(e *occurrence, p *pair) {
+	r.mu.Lock()
+	_, twice := r.open[p.key]
+	if r.done || twice || len(r.open) >= maxDoubts {
+		r.mu.Unlock()
+		e.d.Settle.Nak(lookMost)
+		return
+	}
+	r.open[p.key] = &doubtful{e: e, p: p}
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (r *reconciler) run(ctx context.Context) {
+	defer r.handBack()
+	pause := lookFirst
+	for {
+		if r.empty() {
+			pause = lookFirst
+			select {
+			case <-ctx.Done():
+				return
+			case <-r.wake:
+			}
+		}
+		if !sleep(ctx, pause) {
+			return
+		}
+		if pause = min(2*pause, lookMost); r.look(ctx) {
+			pause = lookFirst
+		}
+	}
+}
+
+func (r *reconciler) empty() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.open) == 0
+}
+
+func (r *reconciler) handBack() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.done = true
+	for k, d := range r.open {
+		d.e.d.Settle.Nak(0)
+		delete(r.open, k)
+	}
+}
+
+// look lists each place once and settles what can be settled. It says whether
+// anything could.
+func (r *reconciler) look(ctx context.Context) bool {
+	r.mu.Lock()
+	places := map[Place][]*doubtful{}
+	for _, d := range r.open {
+		at := d.p.frozen.Place()
+		places[at] = append(places[at], d)
+	}
+	r.mu.Unlock()
+
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	settled := 0
+	for at, doubts := range places {
+		wg.Go(func() {
+			n := r.lookAt(ctx, at, doubts)
+			mu.Lock()
+			settled += n
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	return settled > 0
+}
+
+func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) (settled int) {
+	b := r.b
+	// The record as it is now decides, not as it was when the doubt began: most
+	// doubts are about a run that is under way elsewhere and ends well there.
+	open := doubts[:0]
+	for _, d := range doubts {
+		try := d.p.rec.Try
+		switch err := b.reread(ctx, d.p); {
+		case err != nil:
+			return settled
+		case d.p.rec.State != Running || d.p.rec.Try != try:
+			settled += r.settle(d, b.fromRecord(ctx, d.e, d.p))
+		default:
+			open = append(open, d)
+		}
+	}
+	if len(open) == 0 {
+		return settled
+	}
+	begun, err := b.Ledger.Now(ctx)
+	if err != nil {
+		return settled
+	}
+	since := begun
+	byTry := make(map[string]*doubtful, len(open))
+	for _, d := range open {
+		byTry[d.p.rec.Try] = d
+		if d.p.rec.ClaimedAt.Before(since) {
+			since = d.p.rec.ClaimedAt
+		}
+	}
+	found := map[*doubtful]RunLog{}
+	listErr := b.Runner.RunLogs(ctx, at, since.Add(-listBefore), func(log RunLog) {
+		d := byTry[log.Meta.Try] // only the current try's log is evidence (R3)
+		if d == nil || log.Meta.Key != string(d.p.key) || found[d].Succeeded {
+			return
+		}
+		found[d] = log
+	})
+	if listErr != nil {
+		b.Observer.Trouble("cannot list run logs", "error", listErr)
+	}
+	for _, d := range open {
+		log, ok := found[d]
+		last := d.p.storedAt.Add(sendBy + b.RunLimit + b.LogMargin)
+		var f fate
+		switch {
+		case ok:
+			f = b.weigh(ctx, d.e, d.p, log, max(0, log.CreatedAt.Sub(d.p.rec.ClaimedAt)))
+		case listErr == nil && begun.After(last): // silence (R5)
+			f = b.undecided(ctx, d.e, d.p, &Failure{Kind: Unknown, Message: "no reply came, and no run log shows its try: it may or may not have been sent"})
+		default:
+			continue
+		}
+		settled += r.settle(d, f)
+	}
+	return settled
+}
+
+// settle lets go of a pair that is no longer in doubt.
+func (r *reconciler) settle(d *doubtful, f fate) int {
+	if f.kind == inDoubt {
+		return 0
+	}
+	r.mu.Lock()
+	delete(r.open, d.p.key)
+	r.mu.Unlock()
+	if f.kind == ended {
+		d.e.d.Settle.Ack()
+	} else {
+		d.e.d.Settle.Nak(f.delay)
+	}
+	return 1
+}

@@ -1,0 +1,111 @@
+package bridge
+
+import (
+	"cmp"
+	"encoding/json"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+
+	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
+	"github.com/bridge8x8/bridge8x8/handlers/catalog"
+)
+
+// ResultData is the data of a result event.
+type ResultData struct {
+	Action      string          `json:"action"`
+	Route       string          `json:"route"`
+	Connection  string          `json:"connection,omitempty"`
+	ActionRunID string          `json:"actionRunId,omitempty"`
+	Attempts    int             `json:"attempts"`
+	StartedAt   *time.Time      `json:"startedAt,omitempty"`
+	DurationMs  int64           `json:"durationMs"`
+	Cause       ResultCause     `json:"cause"`
+	Output      json.RawMessage `json:"output,omitempty"`
+	// OutputTruncated says that the output was too large to carry; actionRunId leads to it.
+	OutputTruncated bool `json:"outputTruncated,omitempty"`
+	// SMS is how the texts were cut, and so what they cost.
+	SMS   *catalog.SMS `json:"sms,omitempty"`
+	Error *ResultError `json:"error,omitempty"`
+}
+
+// ResultCause names the event that a result answers.
+type ResultCause struct {
+	Source  string     `json:"source"`
+	ID      string     `json:"id"`
+	Type    string     `json:"type"`
+	Subject string     `json:"subject,omitempty"`
+	Time    *time.Time `json:"time,omitempty"`
+}
+
+// ResultError says why there is no output.
+type ResultError struct {
+	Reason    Reason         `json:"reason"`
+	Message   string         `json:"message"`
+	Retryable bool           `json:"retryable"` // whether replaying the dead letter may go better
+	Details   map[string]any `json:"details,omitempty"`
+}
+
+// retryable are the reasons after which the same event may well succeed when
+// somebody replays it: what was wrong was not the event.
+var retryable = map[Reason]bool{
+	ReasonMapping: true, ReasonExpired: true, ReasonAttemptsExhausted: true, ReasonRouteRemoved: true,
+	ReasonUnledgered: true, ReasonUnauthorized: true, ReasonActionMissing: true, ReasonNotReady: true,
+}
+
+// ResultType is the type of a result event.
+func ResultType(action string, s State) string { return "com.8x8.action." + action + "." + string(s) }
+
+// result makes the result event of a final record. Everything in it comes from
+// the record, so it is the same event whoever publishes it, and however often.
+func (b *Bridge) result(p *pair) Result {
+	rec, frozen := &p.rec, p.rec.frozen()
+	data := ResultData{
+		Action: frozen.Action, Route: cmp.Or(frozen.Name, rec.Route), Connection: frozen.Connection, ActionRunID: rec.RunID,
+		Attempts: rec.Attempts, DurationMs: rec.DurationMs, Output: rec.Output, OutputTruncated: rec.OutputTruncated, SMS: rec.SMS,
+		Cause:     ResultCause{Source: rec.Cause.Source, ID: rec.Cause.ID, Type: rec.Cause.Type, Subject: rec.Cause.Subject, Time: some(rec.Cause.Time)},
+		StartedAt: some(rec.ClaimedAt),
+	}
+	if rec.State == Failed {
+		data.Error = &ResultError{Reason: rec.Reason, Message: rec.Message, Retryable: retryable[rec.Reason], Details: rec.Details}
+	}
+	e := event.New(event.CloudEventsVersionV1)
+	e.SetID(string(p.key))
+	e.SetSource(b.source)
+	e.SetType(ResultType(frozen.Action, rec.State))
+	e.SetSubject(rec.Cause.ID)
+	e.SetTime(rec.ConcludedAt)
+	e.SetExtension("causationid", rec.Cause.ID)
+	e.SetExtension("causationsource", rec.Cause.Source)
+	e.SetExtension("correlationid", rec.Cause.Correlation())
+	for name, value := range map[string]string{
+		"traceparent": rec.Cause.TraceParent, "tracestate": rec.Cause.TraceState, "partitionkey": rec.Cause.PartitionKey,
+	} {
+		if value != "" {
+			e.SetExtension(name, value)
+		}
+	}
+	body, err := json.Marshal(data)
+	if err != nil { // only a foreign output can be no JSON, and Run has checked that it is
+		data.Output, data.OutputTruncated = nil, true
+		body, _ = json.Marshal(data)
+	}
+	e.SetDataContentType("application/json")
+	e.DataEncoded = body
+	return Result{Event: cloudevent.Event{Event: e, RawSource: b.source, RawID: string(p.key)}, Action: frozen.Action, State: rec.State}
+}
+
+// Correlation is the cause's correlationid, or else its id.
+func (c Cause) Correlation() string {
+	if c.CorrelationID != "" {
+		return c.CorrelationID
+	}
+	return c.ID
+}
+
+func some(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}

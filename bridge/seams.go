@@ -1,0 +1,124 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
+)
+
+// Ledger is the memory of what was claimed and how it ended. It is the only
+// authority: every decision is a compare-and-set on a revision (rule R1).
+type Ledger interface {
+	// Put stores rec under key if the newest revision is still rev (0: there is none),
+	// and returns the new revision. A final record is given its time to live.
+	// Errors: ErrConflict when another revision is there; ErrUnclear when nobody can
+	// tell whether it was stored; anything else means that it was not.
+	Put(ctx context.Context, key Key, rec *Record, rev uint64) (uint64, error)
+	// Get reads the newest record from the leader. Error: ErrNotFound.
+	Get(ctx context.Context, key Key) (Entry, error)
+	// Event reads all records of one event.
+	Event(ctx context.Context, eventHash string) ([]Entry, error)
+	// Batch notes which key a batch reference stands for; see BatchReference.
+	Batch(ctx context.Context, ref string, key Key) error
+	// Now is the server's time, the one by which StoredAt was stamped (rule R5).
+	Now(ctx context.Context) (time.Time, error)
+	// Usable says why nothing may be claimed right now, or nil (rule R13).
+	Usable() error
+	// Remembers says from when on the ledger knows of everything that a source
+	// stored, and whether an event stored at that time could have been forgotten (rule R12).
+	Remembers(source string, stored time.Time) bool
+}
+
+// Entry is a record as it was read.
+type Entry struct {
+	Key      Key
+	Record   Record
+	Revision uint64
+	// StoredAt is the server's time of this revision.
+	StoredAt time.Time
+}
+
+// The ledger's answers that are no failures.
+var (
+	ErrNotFound = errors.New("no such record")
+	ErrConflict = errors.New("the record was changed by somebody else")
+	ErrUnclear  = errors.New("nobody can tell whether the record was stored")
+)
+
+// Outbox is where outcomes go. Each call returns when the stream has stored it.
+type Outbox interface {
+	// Result publishes a result event under its id.
+	Result(ctx context.Context, r Result) error
+	// Dead stores a dead letter.
+	Dead(ctx context.Context, l DeadLetter) error
+	// Withdraw removes the dead letter of a pair whose outcome became known (rule R6).
+	Withdraw(ctx context.Context, key Key, route string) error
+	// SetAside copies one pair of the event in hand to BRIDGE_WAIT (rule R10).
+	SetAside(ctx context.Context, d *Delivery, p Pair, key Key, connection string) error
+}
+
+// Result is a result event and where it belongs.
+type Result struct {
+	Event  cloudevent.Event
+	Action string
+	State  State
+}
+
+// DeadLetter is an event that we gave up on, untouched, and our facts about it.
+type DeadLetter struct {
+	Original *Delivery
+	Reason   Reason
+	Message  string
+	Key      Key    // "" for what is no CloudEvent
+	ID       string // makes a repeated store of the same letter one letter
+	Route    string // "" if none
+	Record   *Record
+	Cause    *Cause
+}
+
+// Delivery is one message in hand.
+type Delivery struct {
+	Source string // the configured name of where it came from
+	Header map[string][]string
+	Data   []byte
+	Stream string
+	Seq    uint64
+	Stored time.Time // by the server's clock; for a pair set aside, of the original
+	// Redelivered says that it was delivered before, to anybody.
+	Redelivered bool
+	// Pair is set where the message is one pair, set aside or replayed, not a whole event.
+	Pair *Pair
+	// Settle ends our having it. Exactly one of its methods is called, once.
+	Settle Settler
+}
+
+// Settler acknowledges a message or hands it back.
+type Settler interface {
+	Ack()
+	// Nak hands it back, to come again after delay, or at once if delay is zero.
+	Nak(delay time.Duration)
+}
+
+// Pair is one route's share of an event.
+type Pair struct {
+	Route  string `json:"route"` // identity
+	Replay int    `json:"replay,omitempty"`
+}
+
+// Observer is told what happens, for metrics and logs. Its methods are called
+// from many goroutines and must not block.
+type Observer interface {
+	Taken(source string)
+	Unrouted(source string)
+	// Ran is one request that ended, with its kind: "ok", or a Kind's name.
+	Ran(route, action, kind string, took time.Duration)
+	// Ended is one pair's outcome; reason is "" for a success. since is the time from
+	// when the event was stored.
+	Ended(route, action string, state State, reason Reason, since time.Duration)
+	// Waits is a pair that was set aside.
+	Waits(route string, why Reason)
+	// Trouble is something the operator should see. what is stable, args are slog's.
+	Trouble(what string, args ...any)
+}

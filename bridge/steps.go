@@ -1,0 +1,345 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/bridge8x8/bridge8x8/handlers/catalog"
+)
+
+// claim takes the pair for one try: a create, or a compare-and-set from the
+// revision that was read (R4). A claim without a clear answer is asked for
+// again with the same nonce until the ledger says what became of it (R7).
+// fate.kind is none if the pair's record now says something else.
+func (b *Bridge) claim(ctx context.Context, p *pair, now, deadline time.Time) (fate, bool) {
+	if err := b.Ledger.Usable(); err != nil { // R13
+		b.Observer.Trouble("nothing is claimed", "error", err)
+		return fate{kind: again, delay: troubleDelay}, false
+	}
+	rec := p.base()
+	rec.State, rec.Try, rec.ClaimedAt = Running, newTry(), now.UTC()
+	rec.Attempts++
+	rec.NotBefore, rec.Why = time.Time{}, ""
+	for {
+		rev, err := b.Ledger.Put(ctx, p.key, &rec, p.rev)
+		switch {
+		case err == nil:
+			p.rec, p.rev = rec, rev
+			return fate{}, true
+		case !errors.Is(err, ErrConflict) && !errors.Is(err, ErrUnclear):
+			b.Observer.Trouble("cannot write to the ledger", "error", err)
+			return fate{kind: again, delay: troubleDelay}, false
+		}
+		before := p.rev
+		readErr := b.reread(ctx, p)
+		switch {
+		case readErr != nil:
+			b.orphans.add(rec.Try) // it may be stored later; nothing will have been sent under it
+			b.Observer.Trouble("cannot tell whether a claim was stored", "error", readErr)
+			return fate{kind: again, delay: troubleDelay}, false
+		case p.rec.State == Running && p.rec.Try == rec.Try:
+			return fate{}, true
+		case p.rev != before || errors.Is(err, ErrConflict):
+			return fate{kind: none}, false
+		case b.Now().After(deadline):
+			b.orphans.add(rec.Try)
+			return fate{kind: again}, false
+		}
+	}
+}
+
+// reread brings the pair's record up to date; a record that is not there is an empty one.
+func (b *Bridge) reread(ctx context.Context, p *pair) error {
+	entry, err := b.Ledger.Get(ctx, p.key)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	p.rec, p.rev, p.storedAt = entry.Record, entry.Revision, entry.StoredAt
+	return nil
+}
+
+// release puts a claim back to waiting, because its request certainly had no
+// effect (R3, R4). An attempt stays counted only if the answer was about this
+// event. ok is false if the record meanwhile says something else, and the fate
+// follows from that.
+func (b *Bridge) release(ctx context.Context, e *occurrence, p *pair, f *Failure, wait time.Duration) (fate, bool) {
+	try := p.rec.Try
+	for {
+		rec := p.base()
+		rec.State, rec.Why = Waiting, f.Reason
+		if f.Kind == Temporary {
+			rec.NotBefore = b.Now().Add(wait).UTC()
+		} else {
+			rec.Attempts--
+		}
+		rev, err := b.Ledger.Put(ctx, p.key, &rec, p.rev)
+		if err == nil {
+			p.rec, p.rev = rec, rev
+			b.orphans.drop(try)
+			return fate{}, true
+		}
+		if !b.again(ctx, p, err) {
+			b.orphans.add(try)
+			return fate{kind: again, delay: troubleDelay}, false
+		}
+		switch {
+		case p.rec.State == Waiting && p.rec.Try == try: // stored, although nobody said so
+			return fate{}, true
+		case p.rec.State != Running || p.rec.Try != try:
+			return b.fromRecord(ctx, e, p), false
+		}
+	}
+}
+
+// again looks what the record says now, after a write that did not succeed. It
+// keeps asking while NATS is away: what is known of a run must not be lost.
+func (b *Bridge) again(ctx context.Context, p *pair, err error) bool {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		if !errors.Is(err, ErrConflict) {
+			b.Observer.Trouble("cannot write to the ledger", "error", err)
+			if !sleep(ctx, pause) {
+				return false
+			}
+		}
+		if err = b.reread(ctx, p); err == nil {
+			return true
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// fromRecord is the fate of a pair whose record somebody else has moved on.
+func (b *Bridge) fromRecord(ctx context.Context, e *occurrence, p *pair) fate {
+	switch p.rec.State {
+	case Succeeded, Failed, UnknownSt:
+		return b.finish(ctx, e, p)
+	case Running:
+		return fate{kind: inDoubt}
+	default:
+		return fate{kind: waits, delay: max(0, p.rec.NotBefore.Sub(b.Now()))}
+	}
+}
+
+// conclude records an outcome, and publishes it if the record won (R1). An
+// outcome that is better evidence than an unknown replaces that (R6).
+func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Record) fate {
+	try, wasRunning := p.rec.Try, p.rec.State == Running
+	rec.ConcludedAt = b.Now().UTC()
+	for {
+		overturns := p.rec.State == UnknownSt
+		rev, err := b.Ledger.Put(ctx, p.key, &rec, p.rev)
+		if err == nil {
+			p.rec, p.rev = rec, rev
+			b.Hook("recorded", p.key)
+			b.Observer.Ended(p.routeName(), p.action(), rec.State, rec.Reason, b.Now().Sub(e.d.Stored))
+			if overturns {
+				if err := b.Outbox.Withdraw(ctx, p.key, p.route); err != nil {
+					b.Observer.Trouble("cannot withdraw a dead letter whose outcome became known", "route", p.route, "error", err)
+				}
+			}
+			return b.publish(ctx, e, p)
+		}
+		if !wasRunning && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrUnclear) {
+			b.Observer.Trouble("cannot write to the ledger", "error", err)
+			return fate{kind: again, delay: troubleDelay} // nothing was sent: nothing is lost by coming again
+		}
+		if !b.again(ctx, p, err) {
+			return fate{kind: again, delay: troubleDelay}
+		}
+		mine := p.rec.Try == try
+		switch {
+		case p.rec.State == Running && mine && wasRunning: // a revision of ours that was stored late: once more
+		case p.rec.State == UnknownSt && mine && rec.State != UnknownSt: // R6
+		case p.rec.State == "" && !wasRunning, p.rec.State == Waiting && !wasRunning: // not stored, nobody else: once more
+		default:
+			return b.fromRecord(ctx, e, p)
+		}
+	}
+}
+
+// finish ends a pair whose record already has its outcome: the first such
+// meeting publishes once more, for the process that recorded it may have died
+// before it could; then the record is marked, and met again in silence (R18).
+func (b *Bridge) finish(ctx context.Context, e *occurrence, p *pair) fate {
+	if p.rec.Published {
+		return fate{kind: ended}
+	}
+	if f := b.publish(ctx, e, p); f.kind != ended {
+		return f
+	}
+	marked := p.rec
+	marked.Published = true
+	if _, err := b.Ledger.Put(ctx, p.key, &marked, p.rev); err != nil && !errors.Is(err, ErrConflict) {
+		b.Observer.Trouble("cannot mark a record as published", "error", err)
+	}
+	return fate{kind: ended}
+}
+
+// publish sends out what the record says: a result for what ended, a dead
+// letter for what a person should see (guarantee 2).
+func (b *Bridge) publish(ctx context.Context, e *occurrence, p *pair) fate {
+	letter := make(chan error, 1)
+	if p.rec.State == Succeeded {
+		letter <- nil
+	} else {
+		go func() {
+			letter <- b.Outbox.Dead(ctx, DeadLetter{
+				Original: e.d, Reason: p.rec.Reason, Message: p.rec.Message, Key: p.key,
+				ID: string(p.key) + "." + string(p.rec.Reason), Route: p.route, Record: &p.rec, Cause: &e.cause,
+			})
+		}()
+	}
+	var err error
+	if p.rec.State.Final() {
+		err = b.Outbox.Result(ctx, b.result(p))
+	}
+	if err = errors.Join(err, <-letter); err != nil {
+		b.Observer.Trouble("cannot publish an outcome", "route", p.route, "error", err)
+		return fate{kind: again, delay: troubleDelay}
+	}
+	b.Hook("published", p.key)
+	return fate{kind: ended}
+}
+
+// park sets a pair aside that a closed gate holds back. That it waits is
+// recorded, so that its routes are frozen; no attempt is counted.
+func (b *Bridge) park(ctx context.Context, e *occurrence, p *pair, s *shut) fate {
+	if p.rec.State == "" {
+		rec := p.base()
+		rec.State, rec.Why = Waiting, s.why
+		rev, err := b.Ledger.Put(ctx, p.key, &rec, p.rev)
+		switch {
+		case err == nil:
+			p.rec, p.rev = rec, rev
+		case errors.Is(err, ErrConflict):
+			if err := b.reread(ctx, p); err != nil {
+				return fate{kind: again, delay: troubleDelay}
+			}
+			return b.fromRecord(ctx, e, p)
+		default:
+			b.Observer.Trouble("cannot write to the ledger", "error", err)
+			return fate{kind: again, delay: troubleDelay}
+		}
+		b.Observer.Waits(p.routeName(), s.why)
+	}
+	return fate{kind: waits, delay: s.delay}
+}
+
+// doubt is what follows a run whose reply leaves its effect open. Where the
+// answer named the run, that run is looked up at once (R6).
+func (b *Bridge) doubt(ctx context.Context, e *occurrence, p *pair, f *Failure, took time.Duration) fate {
+	if f.RunID == "" {
+		return fate{kind: inDoubt}
+	}
+	log, found, err := b.Runner.RunLog(ctx, p.frozen.Place(), f.RunID)
+	if err != nil || !found || log.Meta.Try != p.rec.Try {
+		return fate{kind: inDoubt}
+	}
+	return b.weigh(ctx, e, p, log, took)
+}
+
+// weigh ends a running or unknown pair by the log of its own try (R3, R6).
+func (b *Bridge) weigh(ctx context.Context, e *occurrence, p *pair, log RunLog, took time.Duration) fate {
+	f := log.Failure
+	reply := Reply{RunID: log.ID, Output: log.Output}
+	if log.Succeeded {
+		f = check(b.actionOf(p), reply)
+	} else if f == nil {
+		f = &Failure{Kind: Unknown, Reason: ReasonOutcomeUnknown, Message: "the run log holds an error without a type"}
+	}
+	if f != nil && f.RunID == "" {
+		f.RunID = log.ID
+	}
+	switch {
+	case f == nil:
+		return b.conclude(ctx, e, p, p.succeeded(reply, took, nil))
+	case f.Kind == Permanent:
+		return b.conclude(ctx, e, p, p.refused(f, took))
+	case f.Kind == Unknown:
+		return b.undecided(ctx, e, p, f)
+	default: // a log that proves that nothing happened
+		if p.rec.State != Running {
+			return b.fromRecord(ctx, e, p)
+		}
+		if fate, ok := b.release(ctx, e, p, f, time.Second); !ok {
+			return fate
+		}
+		return fate{kind: waits, delay: time.Second}
+	}
+}
+
+// undecided is a run of which nothing more will be learnt. An action that is
+// safe to repeat, or a route that chose to, tries again, once for the route
+// (R17); everything else is held for a person (guarantee 5).
+func (b *Bridge) undecided(ctx context.Context, e *occurrence, p *pair, f *Failure) fate {
+	if h := p.handler; h != nil && h.Action != nil && p.rec.State == Running && p.rec.Attempts < h.Retry.Attempts {
+		chosen := h.OnUnknown == "retry" && p.rec.Unclear == 0
+		if chosen || h.Action.Safe {
+			p.rec.Unclear++
+			step := &Failure{Kind: Temporary, Reason: ReasonOutcomeUnknown}
+			wait := p.backoff(step)
+			if fate, ok := b.release(ctx, e, p, step, wait); !ok {
+				return fate
+			}
+			return fate{kind: waits, delay: wait}
+		}
+	}
+	return b.conclude(ctx, e, p, p.unknown(f))
+}
+
+// actionOf is the catalog's entry for what a pair ran, even if its route has gone.
+func (b *Bridge) actionOf(p *pair) *catalog.Action {
+	if p.handler != nil && p.handler.Action != nil && actionName(p.handler.Action) == p.frozen.Action {
+		return p.handler.Action
+	}
+	a, _ := b.Catalog.Lookup(p.frozen.Action)
+	return a
+}
+
+func (p *pair) routeName() string {
+	if p.handler != nil {
+		return p.handler.Name
+	}
+	return p.route
+}
+
+// malformed stores what is no CloudEvent as a dead letter.
+func (b *Bridge) malformed(ctx context.Context, d *Delivery, cause error) {
+	err := b.Outbox.Dead(ctx, DeadLetter{
+		Original: d, Reason: ReasonMalformed, Message: cause.Error(),
+		ID: hash("malformed", d.Stream, d.Stored.UTC().Format(time.RFC3339Nano), string(d.Data)),
+	})
+	if err != nil {
+		b.Observer.Trouble("cannot store a dead letter", "error", err)
+		d.Settle.Nak(troubleDelay)
+		return
+	}
+	b.Observer.Ended("_", "_", Failed, ReasonMalformed, b.Now().Sub(d.Stored))
+	d.Settle.Ack()
+}
+
+// reused stores an event that came under an identity whose record speaks of
+// other content (R2). The record, and its outcome, stay with the first.
+func (b *Bridge) reused(ctx context.Context, e *occurrence, p *pair) fate {
+	err := b.Outbox.Dead(ctx, DeadLetter{
+		Original: e.d, Reason: ReasonIDReused, Message: "an event with this source and id, but another type, subject or data, was handled before",
+		Key: p.key, ID: string(p.key) + "." + e.content, Route: p.route, Cause: &e.cause,
+	})
+	if err != nil {
+		b.Observer.Trouble("cannot store a dead letter", "error", err)
+		return fate{kind: again, delay: troubleDelay}
+	}
+	b.Observer.Ended(p.routeName(), p.action(), Failed, ReasonIDReused, b.Now().Sub(e.d.Stored))
+	return fate{kind: ended}
+}

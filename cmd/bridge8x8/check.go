@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bridge8x8/bridge8x8/bridge"
+	"github.com/bridge8x8/bridge8x8/bridge/app"
+	"github.com/bridge8x8/bridge8x8/bridge/membrane"
+	"github.com/bridge8x8/bridge8x8/config"
+	"github.com/bridge8x8/bridge8x8/handlers"
+	"github.com/bridge8x8/bridge8x8/handlers/catalog"
+)
+
+func newCheck() *cobra.Command {
+	var asJSON, live bool
+	cmd := &cobra.Command{
+		Use: "check [file...]", Short: "what is wrong with the configuration",
+		Long: `Checks everything about the configuration that can be known without running it:
+the environment, each file (default: BRIDGE_CONFIG), every expression, filter and
+input, and runs the routes' own tests. All problems are reported at once.
+
+With --live it also asks NATS and Membrane: the token, each connection's state,
+and each action. Exit code 1 if there is any error.`,
+		Example: `  bridge8x8 check
+  bridge8x8 check routes/*.yaml --json
+  bridge8x8 check --live`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c := checker{cmd: cmd, json: asJSON, ctx: cmd.Context()}
+			return c.run(args, live)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
+	cmd.Flags().BoolVar(&live, "live", false, "also ask NATS and Membrane")
+	return cmd
+}
+
+// report is what check found; its JSON is stable.
+type report struct {
+	OK       bool            `json:"ok"`
+	Problems []reportProblem `json:"problems"`
+	Tests    []reportTest    `json:"tests"`
+	Live     []reportLive    `json:"live,omitempty"`
+	routes   int
+}
+
+type reportProblem struct {
+	File string `json:"file,omitempty"`
+	Line int    `json:"line,omitempty"`
+	Col  int    `json:"column,omitempty"`
+	config.Problem
+}
+
+type reportTest struct {
+	File string `json:"file"`
+	Line int    `json:"line,omitempty"`
+	handlers.TestResult
+}
+
+type reportLive struct {
+	What  string `json:"what"`
+	OK    bool   `json:"ok"`
+	Error string `json:"error,omitempty"`
+}
+
+type checker struct {
+	ctx  context.Context
+	cmd  *cobra.Command
+	json bool
+	report
+}
+
+func (c *checker) run(paths []string, live bool) error {
+	c.OK, c.Problems, c.Tests = true, []reportProblem{}, []reportTest{}
+	environ := environMap()
+	env, problems := config.LoadEnv(environ)
+	c.add(problems)
+	if len(paths) == 0 {
+		paths = []string{env.Bridge.Config}
+	}
+	var files []*config.File
+	for _, path := range paths {
+		if file := c.file(path, &env); file != nil {
+			files = append(files, file)
+		}
+	}
+	if live && c.OK {
+		c.live(&env, files)
+	}
+	c.print()
+	if !c.OK {
+		return errSilent
+	}
+	return nil
+}
+
+func (c *checker) file(path string, env *config.Env) *config.File {
+	file, problems := config.Load(path, os.LookupEnv)
+	if file == nil || problems.Errors() {
+		c.add(problems)
+		return nil
+	}
+	table, more := handlers.Compile(file, catalog.Builtin(), handlers.Options{Commands: env.Bridge.Commands, DefaultConnection: env.Membrane.Connection})
+	problems = append(problems, more...)
+	problems = append(problems, config.Check(env, file)...)
+	problems = append(problems, env.CheckListeners(file)...)
+	c.add(problems)
+	c.routes += len(file.Routes)
+	if problems.Errors() {
+		return nil
+	}
+	for _, t := range handlers.RunTests(table, file) {
+		c.OK = c.OK && t.OK
+		c.Tests = append(c.Tests, reportTest{File: t.Pos.File, Line: t.Pos.Line, TestResult: t})
+	}
+	return file
+}
+
+func (c *checker) add(problems config.Problems) {
+	for _, p := range problems {
+		c.Problems = append(c.Problems, reportProblem{File: p.Pos.File, Line: p.Pos.Line, Col: p.Pos.Col, Problem: p})
+	}
+	c.OK = c.OK && !problems.Errors()
+}
+
+// live asks NATS and Membrane what only they know.
+func (c *checker) live(env *config.Env, files []*config.File) {
+	ask := func(what string, f func(context.Context) error) bool {
+		ctx, cancel := context.WithTimeout(c.ctx, 10*time.Second)
+		defer cancel()
+		l := reportLive{What: what, OK: true}
+		if err := f(ctx); err != nil {
+			l.OK, l.Error, c.OK = false, err.Error(), false
+		}
+		c.Live = append(c.Live, l)
+		return l.OK
+	}
+	if !env.NATS.Embedded() {
+		ask("nats", func(ctx context.Context) error {
+			client, err := app.Dial(ctx, *env)
+			if err == nil {
+				client.Close()
+			}
+			return err
+		})
+	}
+	var client *membrane.Client
+	ok := ask("membrane: token", func(ctx context.Context) error {
+		if problems := env.RequireMembrane(); problems.Errors() {
+			return problems
+		}
+		m := env.Membrane
+		var err error
+		client, err = membrane.New(membrane.Options{
+			BaseURL: m.APIURL, Token: m.Token, WorkspaceKey: m.WorkspaceKey, WorkspaceSecret: m.WorkspaceSecret,
+			TenantKey: m.TenantKey, RunLimit: m.RunLimit, UserAgent: "bridge8x8/" + versionText(),
+		})
+		if err != nil {
+			return err
+		}
+		_, err = client.Self(ctx)
+		return err
+	})
+	if !ok {
+		return
+	}
+	defer client.Close()
+	for _, file := range files {
+		places := map[string]config.Connection{}
+		for _, conn := range file.Connections {
+			places[conn.Name] = conn
+			if conn.Tenant.Kind != config.KindNone {
+				continue // whose it is, each event says
+			}
+			ask("connection "+conn.Name, func(ctx context.Context) error { return healthy(ctx, client, conn.ID+conn.Key) })
+		}
+		for _, r := range file.Routes {
+			conn := places[r.Connection]
+			if conn.Tenant.Kind != config.KindNone {
+				continue
+			}
+			ask("action "+r.RunKey+r.RunID+" of route "+r.Name, func(ctx context.Context) error {
+				return runnable(ctx, client, conn, r.RunKey+r.RunID)
+			})
+		}
+	}
+}
+
+func (c *checker) print() {
+	if c.json {
+		enc := json.NewEncoder(c.cmd.OutOrStdout())
+		enc.SetIndent("", "  ")
+		_ = enc.Encode(c.report)
+		return
+	}
+	for _, p := range c.Problems {
+		c.cmd.Println(p.Problem.String())
+	}
+	passed := 0
+	for _, t := range c.Tests {
+		if t.OK {
+			passed++
+			continue
+		}
+		c.cmd.Printf("%s:%d: test %q of route %q failed\n", t.File, t.Line, t.Name, t.Route)
+		for _, p := range t.TestResult.Problems {
+			c.cmd.Println("    " + p)
+		}
+	}
+	for _, l := range c.Live {
+		if l.OK {
+			c.cmd.Println("ok:     " + l.What)
+		} else {
+			c.cmd.Println("failed: " + l.What + ": " + l.Error)
+		}
+	}
+	verdict := "ok"
+	if !c.OK {
+		verdict = "not ok"
+	}
+	c.cmd.Printf("%s: %d routes, %d of %d tests passed, %d problems\n", verdict, c.routes, passed, len(c.Tests), len(c.Problems))
+}
+
+func healthy(ctx context.Context, client *membrane.Client, idOrKey string) error {
+	conn, err := client.Connection(ctx, idOrKey)
+	if err == nil && conn.Problem != "" {
+		err = errors.New(conn.Problem)
+	}
+	return err
+}
+
+func runnable(ctx context.Context, client *membrane.Client, conn config.Connection, keyOrID string) error {
+	action, err := client.Action(ctx, bridge.Place{ConnectionID: conn.ID, ConnectionKey: conn.Key}, keyOrID)
+	if err == nil && action.Problem != "" {
+		err = errors.New(action.Problem)
+	}
+	return err
+}

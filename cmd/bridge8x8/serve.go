@@ -1,0 +1,45 @@
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bridge8x8/bridge8x8/bridge/app"
+)
+
+func newServe() *cobra.Command {
+	return &cobra.Command{
+		Use: "serve", Short: "run the bridge", Args: noArgs,
+		Long: `Runs the bridge from the environment and the YAML file that BRIDGE_CONFIG names,
+until SIGTERM or SIGINT. It waits for a NATS that is away. SIGHUP, or a change
+of the file, loads the routes again: the whole table, or nothing.`,
+		Example: `  MEMBRANE_TOKEN_FILE=/run/secrets/membrane NATS_URL=nats://nats:4222 bridge8x8 serve
+  NATS_URL=embedded BRIDGE_DATA_DIR=/var/lib/bridge8x8 bridge8x8 serve`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := logger(cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			env, err := environment(log)
+			if err != nil {
+				return err
+			}
+			a, err := app.New(app.Options{Env: env, Version: versionText(), Logger: log})
+			if err != nil {
+				return err
+			}
+			hup := make(chan os.Signal, 1)
+			signal.Notify(hup, syscall.SIGHUP)
+			defer signal.Stop(hup)
+			go func() {
+				for range hup {
+					_ = a.Reload() // it says itself what is wrong
+				}
+			}()
+			return a.Run(cmd.Context())
+		},
+	}
+}
