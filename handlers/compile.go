@@ -101,22 +101,14 @@ func (c *compiler) handler(r *config.Route) *Handler {
 	}
 	h.Action = c.action(r)
 	c.connection(h, r)
-	switch r.Input.Kind {
-	case config.KindNone, config.KindMap, config.KindScalar:
-		before := len(c.problems)
-		h.input = c.template(r.Input, "input", "")
-		if r.Input.Kind == config.KindNone {
-			h.input.kind, h.input.pos = config.KindMap, r.Pos
-		}
-		if h.input.kind == config.KindScalar && h.input.lone() == nil {
-			if len(c.problems) == before {
-				c.fail(r.Input.Pos, "input-unsatisfiable", "write the action's input as a mapping, or as one ${ } that gives one", "the input is not a mapping")
-			}
-		} else if h.Action != nil && len(c.problems) == before {
-			c.checkInput(h, r)
-		}
-	default:
-		c.fail(r.Input.Pos, "input-unsatisfiable", "write the action's input as a mapping", "the input is not a mapping")
+	if r.Input.Kind != config.KindMap && r.Input.Kind != config.KindNone {
+		c.fail(r.Input.Pos, "input-unsatisfiable", "write the action's fields, one a line", "the input is not a mapping")
+		return h
+	}
+	known := len(c.problems)
+	h.input = c.template(config.Value{Pos: r.Input.Pos, Kind: config.KindMap, Map: r.Input.Map}, "input", "")
+	if h.Action != nil && len(c.problems) == known {
+		c.checkInput(h, r)
 	}
 	return h
 }
@@ -183,9 +175,6 @@ func defaultPlace(connection string) Place {
 // that the action's schema refuses.
 func (c *compiler) checkInput(h *Handler, r *config.Route) {
 	a := h.Action
-	if h.input.kind != config.KindMap {
-		return // an expression as a whole: only events tell
-	}
 	ref := string(a.Reference)
 	if v, ok := r.Input.Get(ref); ok && ref != "" {
 		pos := v.Pos
@@ -278,11 +267,7 @@ func (h *Handler) makeInput(v *View) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	object, ok := value.(map[string]any)
-	if !ok {
-		return nil, h.input.fail("gives " + typeName(value) + ", and an input is an object")
-	}
-	return object, nil
+	return value.(map[string]any), nil // Compile takes nothing but mappings
 }
 
 // What a command does, which has no route to say it.

@@ -87,13 +87,16 @@ func (h *Handler) Input(v *View) (map[string]any, error) {
 		return nil, err
 	}
 	if ref := string(h.Action.Reference); ref != "" {
-		// Only an input that is an expression as a whole can bring one: Compile refuses
-		// the others. The field leads receipts back to the run, so it is ours (R15).
+		// Only a command can bring one: Compile refuses such routes. The field leads
+		// receipts back to the run, so it is ours (R15).
 		if _, mapped := input[ref]; mapped {
 			return nil, &catalog.InputError{Field: ref, Rule: "is set by the bridge and must be left out"}
 		}
 	}
-	return input, check(h.Action, input)
+	if err := check(h.Action, input); err != nil {
+		return nil, err
+	}
+	return input, nil
 }
 
 // check normalises an input in place and validates it.

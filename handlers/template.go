@@ -339,6 +339,7 @@ func (t *template) make(m *making) (any, error) {
 		return m.own(t, t.value)
 	}
 	var b strings.Builder
+	b.Grow(128) // most messages
 	for _, p := range t.parts {
 		if p.expr == nil {
 			b.WriteString(p.text)

@@ -1,11 +1,8 @@
 package handlers
 
 import (
-	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
-	"io"
 	"net/url"
 	"strconv"
 	"strings"
@@ -79,19 +76,6 @@ func (v *View) decode() (payload, error) {
 		return payload{value: string(data)}, nil
 	}
 	return payload{base64: base64.StdEncoding.EncodeToString(data)}, nil
-}
-
-func decodeJSON(data []byte) (any, error) {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.UseNumber()
-	var value any
-	if d.Decode(&value) != nil {
-		return nil, errNotJSON
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, errNotJSON
-	}
-	return value, nil
 }
 
 // isJSON follows the CloudEvents JSON format: media types */json and *+json,
