@@ -85,13 +85,8 @@ func (b *Bridge) result(p *pair) Result {
 			e.SetExtension(name, value)
 		}
 	}
-	body, err := json.Marshal(data)
-	if err != nil { // only a foreign output can be no JSON, and Run has checked that it is
-		data.Output, data.OutputTruncated = nil, true
-		body, _ = json.Marshal(data)
-	}
 	e.SetDataContentType("application/json")
-	e.DataEncoded = body
+	e.DataEncoded = data.appendJSON(make([]byte, 0, 512+len(data.Output)))
 	return Result{Event: cloudevent.Event{Event: e, RawSource: b.source, RawID: string(p.key)}, Action: frozen.Action, State: rec.State}
 }
 

@@ -251,7 +251,7 @@ func (b *Bridge) doubt(ctx context.Context, e *occurrence, p *pair, f *Failure, 
 
 // weigh ends a running or unknown pair by the log of its own try (R3, R6).
 func (b *Bridge) weigh(ctx context.Context, e *occurrence, p *pair, log RunLog, took time.Duration) fate {
-	f := log.Failure
+	f := log.FailureOf(p.frozen.OneCall)
 	reply := Reply{RunID: log.ID, Output: log.Output}
 	if log.Succeeded {
 		f = check(b.actionOf(p), reply)

@@ -15,8 +15,8 @@ import (
 	"github.com/bridge8x8/bridge8x8/bridge"
 )
 
-// Taker takes messages from a durable pull consumer and gives them to its
-// workers. It asks the server for as many as it has free workers and never for
+// Taker takes messages from a durable pull consumer and gives each to a worker,
+// a goroutine of its own. It asks the server for as many as it has free workers and never for
 // more, so that nothing waits here while its ack clock runs; and while
 // something is held, its ack clock is renewed.
 //
@@ -28,8 +28,7 @@ type Taker struct {
 	inbox string
 	next  string // the API subject that a pull request goes to
 
-	work chan *nats.Msg
-	wg   sync.WaitGroup
+	wg sync.WaitGroup // of the messages with a worker
 
 	mu        sync.Mutex
 	busy      int // messages with a worker, or on their way to one
@@ -67,16 +66,11 @@ const (
 // Take starts to take messages.
 func Take(o TakerOptions) (*Taker, error) {
 	t := &Taker{
-		o: o, inbox: o.Conn.NC.NewRespInbox(), work: make(chan *nats.Msg, o.Workers), held: map[*held]struct{}{},
+		o: o, inbox: o.Conn.NC.NewRespInbox(), held: map[*held]struct{}{},
 		next: "$JS.API.CONSUMER.MSG.NEXT." + o.Stream + "." + o.Consumer, heard: time.Now(),
-	}
-	for range o.Workers {
-		t.wg.Go(t.worker)
 	}
 	sub, err := o.Conn.NC.Subscribe(t.inbox, t.arrived)
 	if err != nil {
-		close(t.work)
-		t.wg.Wait()
 		return nil, fmt.Errorf("take from stream %s: %w", o.Stream, err)
 	}
 	_ = sub.SetPendingLimits(-1, -1) // what may be pending is what was asked for
@@ -158,7 +152,10 @@ func (t *Taker) arrived(m *nats.Msg) {
 		t.done()
 		return
 	}
-	t.work <- m
+	t.wg.Go(func() {
+		defer t.done()
+		t.handle(m)
+	})
 }
 
 // status is the server's word on a pull request.
@@ -190,13 +187,6 @@ func (t *Taker) done() {
 	t.busy--
 	t.mu.Unlock()
 	t.ask(false)
-}
-
-func (t *Taker) worker() {
-	for m := range t.work {
-		t.handle(m)
-		t.done()
-	}
 }
 
 func (t *Taker) handle(m *nats.Msg) {
@@ -256,7 +246,6 @@ func (t *Taker) Quiet() {
 
 // Stop waits until the workers have finished, or ctx ends. Call Quiet first.
 func (t *Taker) Stop(ctx context.Context) {
-	close(t.work)
 	finished := make(chan struct{})
 	go func() { t.wg.Wait(); close(finished) }()
 	select {

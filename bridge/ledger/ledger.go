@@ -168,10 +168,7 @@ func (l *Ledger) subject(key string) string { return "$KV." + l.bucket + "." + k
 
 // Put implements bridge.Ledger.
 func (l *Ledger) Put(ctx context.Context, key bridge.Key, rec *bridge.Record, rev uint64) (uint64, error) {
-	body, err := json.Marshal(rec)
-	if err != nil {
-		return 0, fmt.Errorf("encode a record: %w", err)
-	}
+	body := rec.AppendJSON(make([]byte, 0, 1024+len(rec.Output)))
 	ttl := time.Duration(0)
 	if rec.State.Final() {
 		ttl = l.o.Retention

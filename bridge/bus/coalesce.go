@@ -1,0 +1,125 @@
+package bus
+
+import (
+	"errors"
+	"net"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// An event costs four small messages to NATS, and each of the many workers
+// writes its own. The client library writes to the socket as soon as one
+// message is there, so under load a system call, and a wake-up of the server,
+// is spent on each. coalescing gathers what the goroutines that are ready to
+// run have to say, and writes it in one go. When nothing else is ready, that
+// is at once.
+type coalescing struct {
+	net.Conn
+
+	mu     sync.Mutex
+	filled sync.Cond // buf is not empty, or the connection is closed
+	room   sync.Cond // buf has been taken
+	buf    []byte
+	spare  []byte
+	err    error // of a write, told to the next writer
+	closed bool
+	idle   chan struct{} // closed when the writer has ended
+}
+
+const (
+	coalesceMost  = 256 << 10 // bytes gathered at most before writers wait
+	coalesceYield = 2         // rounds of the run queue that are waited for
+)
+
+func newCoalescing(conn net.Conn) *coalescing {
+	c := &coalescing{Conn: conn, idle: make(chan struct{})}
+	c.filled.L, c.room.L = &c.mu, &c.mu
+	go c.writer()
+	return c
+}
+
+// Write implements net.Conn. An error of the socket is told to a later write;
+// the connection is of no more use then, and nobody can say what had arrived.
+func (c *coalescing) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.buf) > coalesceMost && c.err == nil && !c.closed {
+		c.room.Wait()
+	}
+	if c.closed {
+		return 0, net.ErrClosed
+	}
+	if c.err != nil {
+		return 0, c.err
+	}
+	c.buf = append(c.buf, p...)
+	c.filled.Signal()
+	return len(p), nil
+}
+
+func (c *coalescing) writer() {
+	defer close(c.idle)
+	for {
+		c.mu.Lock()
+		for len(c.buf) == 0 && !c.closed {
+			c.filled.Wait()
+		}
+		if len(c.buf) == 0 || c.err != nil {
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Unlock()
+		for range coalesceYield {
+			runtime.Gosched()
+		}
+		c.mu.Lock()
+		out := c.buf
+		c.buf = c.spare[:0]
+		c.room.Broadcast()
+		c.mu.Unlock()
+		_, err := c.Conn.Write(out)
+		c.mu.Lock()
+		c.spare = out
+		if err != nil {
+			c.err = err
+			c.room.Broadcast()
+			c.mu.Unlock()
+			_ = c.Conn.Close() // so that the reader notices too
+			return
+		}
+		c.mu.Unlock()
+	}
+}
+
+// Close writes what was gathered, and closes.
+func (c *coalescing) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	c.filled.Broadcast()
+	c.room.Broadcast()
+	c.mu.Unlock()
+	_ = c.Conn.SetWriteDeadline(time.Now().Add(time.Second))
+	<-c.idle
+	err := c.Conn.Close()
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// dialer dials NATS with coalescing connections.
+type dialer struct{ net.Dialer }
+
+// Dial implements nats.CustomDialer.
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	conn, err := d.Dialer.Dial(network, address)
+	if err != nil {
+		return nil, err
+	}
+	return newCoalescing(conn), nil
+}
