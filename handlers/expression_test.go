@@ -159,8 +159,7 @@ func TestExpressions(t *testing.T) {
 			}
 			input, err := h.Input(orderView())
 			if tt.err != "" {
-				var mapping *MappingError
-				if !errors.As(err, &mapping) {
+				if _, ok := errors.AsType[*MappingError](err); !ok {
 					t.Fatalf("got %v, %v; want the error %q", input, err, tt.err)
 				}
 				if want := "bridge.yaml:7:10: " + tt.err; err.Error() != want {

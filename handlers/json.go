@@ -48,13 +48,13 @@ func (r *jsonReader) value() any {
 	case '"':
 		return r.text()
 	case 't':
-		r.at += len("rue")
+		r.at += len("true") - 1
 		return true
 	case 'f':
-		r.at += len("alse")
+		r.at += len("false") - 1
 		return false
 	case 'n':
-		r.at += len("ull")
+		r.at += len("null") - 1
 		return nil
 	default:
 		start := r.at - 1
