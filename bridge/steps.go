@@ -189,27 +189,31 @@ func (b *Bridge) finish(ctx context.Context, e *occurrence, p *pair) fate {
 // publish sends out what the record says: a result for what ended, a dead
 // letter for what a person should see (guarantee 2).
 func (b *Bridge) publish(ctx context.Context, e *occurrence, p *pair) fate {
-	letter := make(chan error, 1)
-	if p.rec.State == Succeeded {
-		letter <- nil
-	} else {
-		go func() {
-			letter <- b.Outbox.Dead(ctx, DeadLetter{
-				Original: e.d, Reason: p.rec.Reason, Message: p.rec.Message, Key: p.key,
-				ID: string(p.key) + "." + string(p.rec.Reason), Route: p.route, Record: &p.rec, Cause: &e.cause,
-			})
-		}()
-	}
 	var err error
-	if p.rec.State.Final() {
+	switch p.rec.State {
+	case Succeeded:
 		err = b.Outbox.Result(ctx, b.result(p))
+	case Failed:
+		stored := make(chan error, 1)
+		go func() { stored <- b.Outbox.Dead(ctx, b.letter(e, p)) }()
+		err = b.Outbox.Result(ctx, b.result(p))
+		err = errors.Join(err, <-stored)
+	default:
+		err = b.Outbox.Dead(ctx, b.letter(e, p))
 	}
-	if err = errors.Join(err, <-letter); err != nil {
+	if err != nil {
 		b.Observer.Trouble("cannot publish an outcome", "route", p.route, "error", err)
 		return fate{kind: again, delay: troubleDelay}
 	}
 	b.Hook("published", p.key)
 	return fate{kind: ended}
+}
+
+func (b *Bridge) letter(e *occurrence, p *pair) DeadLetter {
+	return DeadLetter{
+		Original: e.d, Reason: p.rec.Reason, Message: p.rec.Message, Key: p.key,
+		ID: string(p.key) + "." + string(p.rec.Reason), Route: p.route, Record: &p.rec, Cause: &e.cause,
+	}
 }
 
 // park sets a pair aside that a closed gate holds back. That it waits is

@@ -183,7 +183,7 @@ func (a *App) unlisten() {
 		}
 	}
 	if a.conn != nil {
-		a.conn.NC.Close()
+		a.conn.Close()
 	}
 	if a.server != nil {
 		a.server.Stop()
@@ -294,7 +294,8 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 		size = 1
 	}
 	l, err := ledger.Open(ctx, ledger.Options{
-		JetStream: a.conn.JS, Prefix: b.Prefix, Retention: b.Retention, Replicas: b.Replicas, MaxBytes: ledgerBytes * size,
+		JetStream: a.conn.JS, Publish: a.conn.Publisher.Store, Unclear: func(err error) bool { return errors.Is(err, bus.ErrUnclear) },
+		Prefix: b.Prefix, Retention: b.Retention, Replicas: b.Replicas, MaxBytes: ledgerBytes * size,
 		Logger: a.log, Healthy: a.outbox.Healthy, Failed: a.metrics.LedgerFailed,
 	})
 	if err != nil {

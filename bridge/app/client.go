@@ -30,7 +30,7 @@ func Dial(ctx context.Context, env config.Env) (*Client, error) {
 		return nil, err
 	}
 	if err := conn.Await(ctx); err != nil {
-		conn.NC.Close()
+		conn.Close()
 		return nil, fmt.Errorf("NATS at %s: %w", config.MaskURL(env.NATS.URL), err)
 	}
 	return &Client{conn: conn, names: bus.NewNames(env.Bridge.Prefix), own: true}, nil
@@ -42,7 +42,7 @@ func (a *App) Client() *Client { return &Client{conn: a.conn, names: a.names} }
 // Close ends a client's own connection.
 func (c *Client) Close() {
 	if c.own {
-		c.conn.NC.Close()
+		c.conn.Close()
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
 )
@@ -21,28 +20,28 @@ type Intake struct {
 // one of them failed; then some may be stored, and the sender should send all
 // again. The error is cloudevent.ErrTooLarge for what the bus will never take.
 func (i Intake) Accept(ctx context.Context, messages []cloudevent.Message) error {
-	futures := make([]jetstream.PubAckFuture, 0, len(messages))
+	waits := make([]func(context.Context) (uint64, error), 0, len(messages))
+	var failed error
 	for _, m := range messages {
-		msg := &nats.Msg{Subject: i.Names.EventSubject(m.Event.Type()), Header: m.Header, Data: m.Data}
-		if most := i.Conn.NC.MaxPayload(); most > 0 && int64(msg.Size()) > most {
-			return cloudevent.ErrTooLarge
+		subject := i.Names.EventSubject(m.Event.Type())
+		size := (&nats.Msg{Subject: subject, Header: m.Header, Data: m.Data}).Size()
+		if most := i.Conn.NC.MaxPayload(); most > 0 && int64(size) > most {
+			failed = cloudevent.ErrTooLarge
+			break
 		}
-		future, err := i.Conn.JS.PublishMsgAsync(msg)
+		wait, err := i.Conn.Publisher.Begin(subject, m.Header, m.Data)
 		if err != nil {
-			return storeError(err)
+			failed = storeError(err)
+			break
 		}
-		futures = append(futures, future)
+		waits = append(waits, wait)
 	}
-	for _, f := range futures {
-		select {
-		case <-f.Ok():
-		case err := <-f.Err():
-			return storeError(err)
-		case <-ctx.Done():
-			return ctx.Err()
+	for _, wait := range waits {
+		if _, err := wait(ctx); err != nil {
+			failed = errors.Join(failed, storeError(err))
 		}
 	}
-	return nil
+	return failed
 }
 
 func storeError(err error) error {

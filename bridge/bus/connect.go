@@ -18,19 +18,14 @@ import (
 	"github.com/bridge8x8/bridge8x8/config"
 )
 
-const (
-	reconnectWait = 250 * time.Millisecond
-	// ackTimeout is how long a publish may go without its stream's answer before
-	// it counts as unclear (rule R7). It must stay below the send-by of a claim.
-	ackTimeout = 3 * time.Second
-	// publishPending bounds publishes in flight, per process.
-	publishPending = 4096
-)
+const reconnectWait = 250 * time.Millisecond
 
 // Conn is a connection to NATS and its JetStream.
 type Conn struct {
 	NC *nats.Conn
 	JS jetstream.JetStream
+	// Publisher stores what the bridge publishes.
+	Publisher *Publisher
 	// reconnects counts them: what was asked for before one is gone.
 	reconnects atomic.Int64
 }
@@ -47,6 +42,7 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 	if changed == nil {
 		changed = func(bool) {}
 	}
+	var publisher atomic.Pointer[Publisher]
 	var down atomic.Bool // one line for each change of state
 	opts := []nats.Option{
 		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
@@ -55,6 +51,9 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 		nats.ConnectHandler(func(*nats.Conn) { changed(true) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			changed(false)
+			if p := publisher.Load(); p != nil {
+				p.disconnected()
+			}
 			if !down.Swap(true) {
 				log.Warn("NATS is away", "error", text(err))
 			}
@@ -90,12 +89,15 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 	if !c.NC.IsConnected() && !down.Swap(true) {
 		log.Warn("NATS cannot be reached yet; waiting for it", "url", c.NC.Opts.Url)
 	}
-	c.JS, err = jetstream.New(c.NC, jetstream.WithPublishAsyncMaxPending(publishPending),
-		jetstream.WithPublishAsyncTimeout(ackTimeout), jetstream.WithDefaultTimeout(5*time.Second))
+	c.JS, err = jetstream.New(c.NC, jetstream.WithDefaultTimeout(5*time.Second))
+	if err == nil {
+		c.Publisher, err = newPublisher(c.NC)
+	}
 	if err != nil {
 		c.NC.Close()
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
+	publisher.Store(c.Publisher)
 	return c, nil
 }
 
@@ -144,6 +146,12 @@ func authOptions(env config.NATSEnv) ([]nats.Option, error) {
 		})
 	}
 	return opts, nil
+}
+
+// Close ends the connection. Who waits for a PubAck is told that it is unclear.
+func (c *Conn) Close() {
+	c.Publisher.close()
+	c.NC.Close()
 }
 
 // Await waits until JetStream answers, or ctx ends.

@@ -68,35 +68,18 @@ func (o *Outbox) Healthy() error {
 
 // store publishes m and waits until its stream has it.
 func (o *Outbox) store(ctx context.Context, m *nats.Msg, id string) error {
-	err := o.conn.store(ctx, m, id)
-	if err != nil {
+	if id != "" {
+		m.Header.Set(jetstream.MsgIDHeader, id)
+	}
+	if _, err := o.conn.Publisher.Store(ctx, m.Subject, m.Header, m.Data); err != nil {
 		why := "the last outcome could not be stored"
 		o.failing.Store(&why)
-		return err
+		return fmt.Errorf("publish to %s: %w", m.Subject, err)
 	}
 	if o.failing.Load() != nil {
 		o.failing.Store(nil)
 	}
 	return nil
-}
-
-func (c *Conn) store(ctx context.Context, m *nats.Msg, id string) error {
-	var opts []jetstream.PublishOpt
-	if id != "" {
-		opts = append(opts, jetstream.WithMsgID(id))
-	}
-	future, err := c.JS.PublishMsgAsync(m, opts...)
-	if err != nil {
-		return fmt.Errorf("publish to %s: %w", m.Subject, err)
-	}
-	select {
-	case <-future.Ok():
-		return nil
-	case err := <-future.Err():
-		return fmt.Errorf("publish to %s: %w", m.Subject, err)
-	case <-ctx.Done():
-		return fmt.Errorf("publish to %s: %w", m.Subject, ctx.Err())
-	}
 }
 
 // Result implements bridge.Outbox.

@@ -150,16 +150,13 @@ func (c *Conn) Core(n Names, source string, subjects []string, lost func(error))
 			if e, err := cloudevent.FromNATS(m.Header, m.Data); err == nil {
 				eventType = e.Type()
 			}
-			stored := &nats.Msg{Subject: n.EventSubject(eventType), Header: original(m.Header), Data: m.Data}
-			future, err := c.JS.PublishMsgAsync(stored)
+			wait, err := c.Publisher.Begin(n.EventSubject(eventType), original(m.Header), m.Data)
 			if err != nil {
 				lost(err)
 				return
 			}
 			go func() {
-				select {
-				case <-future.Ok():
-				case err := <-future.Err():
+				if _, err := wait(context.Background()); err != nil {
 					lost(err)
 				}
 			}()

@@ -15,8 +15,8 @@ import (
 	"github.com/bridge8x8/bridge8x8/bridge"
 )
 
-// Taker takes messages from a durable pull consumer and gives each to a worker,
-// a goroutine of its own. It asks the server for as many as it has free workers and never for
+// Taker takes messages from a durable pull consumer and gives each to a worker.
+// It asks the server for as many as it has free workers and never for
 // more, so that nothing waits here while its ack clock runs; and while
 // something is held, its ack clock is renewed.
 //
@@ -28,7 +28,9 @@ type Taker struct {
 	inbox string
 	next  string // the API subject that a pull request goes to
 
-	wg sync.WaitGroup // of the messages with a worker
+	work chan *nats.Msg // to a worker that has nothing to do
+	quit chan struct{}  // closed when the workers should end
+	wg   sync.WaitGroup // of the workers
 
 	mu        sync.Mutex
 	busy      int // messages with a worker, or on their way to one
@@ -66,7 +68,7 @@ const (
 // Take starts to take messages.
 func Take(o TakerOptions) (*Taker, error) {
 	t := &Taker{
-		o: o, inbox: o.Conn.NC.NewRespInbox(), held: map[*held]struct{}{},
+		o: o, inbox: o.Conn.NC.NewRespInbox(), work: make(chan *nats.Msg), quit: make(chan struct{}), held: map[*held]struct{}{},
 		next: "$JS.API.CONSUMER.MSG.NEXT." + o.Stream + "." + o.Consumer, heard: time.Now(),
 	}
 	sub, err := o.Conn.NC.Subscribe(t.inbox, t.arrived)
@@ -152,10 +154,25 @@ func (t *Taker) arrived(m *nats.Msg) {
 		t.done()
 		return
 	}
-	t.wg.Go(func() {
-		defer t.done()
+	select {
+	case t.work <- m:
+	default: // all that there are have something to do
+		t.wg.Go(func() { t.worker(m) })
+	}
+}
+
+// worker handles one message after the other: a stack that has grown once is
+// used again.
+func (t *Taker) worker(m *nats.Msg) {
+	for {
 		t.handle(m)
-	})
+		t.done()
+		select {
+		case m = <-t.work:
+		case <-t.quit:
+			return
+		}
+	}
 }
 
 // status is the server's word on a pull request.
@@ -246,6 +263,7 @@ func (t *Taker) Quiet() {
 
 // Stop waits until the workers have finished, or ctx ends. Call Quiet first.
 func (t *Taker) Stop(ctx context.Context) {
+	close(t.quit)
 	finished := make(chan struct{})
 	go func() { t.wg.Wait(); close(finished) }()
 	select {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,10 @@ import (
 // Options is what a Ledger is made of.
 type Options struct {
 	JetStream jetstream.JetStream
+	// Publish stores one message and returns its sequence. It must not keep header or
+	// data. Unclear tells which of its errors leave open whether it was stored.
+	Publish   func(ctx context.Context, subject string, header nats.Header, data []byte) (uint64, error)
+	Unclear   func(error) bool
 	Prefix    string        // of all names, such as "bridge"
 	Retention time.Duration // how long final records are kept
 	Replicas  int
@@ -168,35 +173,41 @@ func (l *Ledger) subject(key string) string { return "$KV." + l.bucket + "." + k
 
 // Put implements bridge.Ledger.
 func (l *Ledger) Put(ctx context.Context, key bridge.Key, rec *bridge.Record, rev uint64) (uint64, error) {
-	body := rec.AppendJSON(make([]byte, 0, 1024+len(rec.Output)))
+	w := writes.Get().(*write)
+	defer writes.Put(w)
+	w.body = rec.AppendJSON(w.body[:0])
 	ttl := time.Duration(0)
 	if rec.State.Final() {
 		ttl = l.o.Retention
 	}
-	return l.put(ctx, string(key), body, rev, ttl)
+	return l.put(ctx, w, string(key), w.body, rev, ttl)
 }
 
-func (l *Ledger) put(ctx context.Context, key string, body []byte, rev uint64, ttl time.Duration) (uint64, error) {
-	m := nats.NewMsg(l.subject(key))
-	m.Data = body
-	opts := make([]jetstream.PublishOpt, 1, 2)
-	opts[0] = jetstream.WithExpectLastSequencePerSubject(rev)
+// write is what one write needs, kept for the next one.
+type write struct {
+	body          []byte
+	expected, ttl [1]string
+	header        nats.Header
+}
+
+var writes = sync.Pool{New: func() any { return &write{header: make(nats.Header, 2)} }}
+
+func (l *Ledger) put(ctx context.Context, w *write, key string, body []byte, rev uint64, ttl time.Duration) (uint64, error) {
+	w.expected[0] = strconv.FormatUint(rev, 10)
+	w.header[jetstream.ExpectedLastSubjSeqHeader] = w.expected[:]
+	delete(w.header, jetstream.MsgTTLHeader)
 	if ttl > 0 {
-		opts = append(opts, jetstream.WithMsgTTL(ttl))
+		w.ttl[0] = ttl.String()
+		w.header[jetstream.MsgTTLHeader] = w.ttl[:]
 	}
-	future, err := l.o.JetStream.PublishMsgAsync(m, opts...)
+	seq, err := l.o.Publish(ctx, l.subject(key), w.header, body)
 	if err != nil {
-		return 0, l.note(classify(err))
+		return 0, l.note(l.classify(err))
 	}
-	select {
-	case ack := <-future.Ok():
+	if l.failing.Load() {
 		l.failing.Store(false)
-		return ack.Sequence, nil
-	case err := <-future.Err():
-		return 0, l.note(classify(err))
-	case <-ctx.Done():
-		return 0, bridge.ErrUnclear
 	}
+	return seq, nil
 }
 
 // note remembers that the ledger is in trouble, so that nothing is claimed
@@ -210,23 +221,22 @@ func (l *Ledger) note(err error) error {
 	return err
 }
 
-// classify tells a refused write, one that nobody knows of, and one that did not happen.
-func classify(err error) error {
-	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
-		if api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == 10164 {
-			return bridge.ErrConflict
-		}
-		return fmt.Errorf("the ledger refused a write: %w", err) // the stream answered: it was not stored
+// classify tells a conflict, a write that nobody knows of, and one that did not happen.
+func (l *Ledger) classify(err error) error {
+	if conflict(err) {
+		return bridge.ErrConflict
 	}
-	for _, unsent := range []error{
-		nats.ErrReconnectBufExceeded, nats.ErrConnectionClosed, nats.ErrMaxPayload, nats.ErrConnectionDraining,
-		jetstream.ErrNoStreamResponse, jetstream.ErrTooManyStalledMsgs,
-	} {
-		if errors.Is(err, unsent) {
-			return fmt.Errorf("the ledger cannot be written: %w", err)
-		}
+	if l.o.Unclear(err) {
+		return fmt.Errorf("%w: %w", bridge.ErrUnclear, err)
 	}
-	return fmt.Errorf("%w: %w", bridge.ErrUnclear, err)
+	return fmt.Errorf("the ledger cannot be written: %w", err)
+}
+
+// conflict says whether a stream refused a write because of its expected
+// revision. source: nats-server, error codes 10071, and 10164 on some replicated paths.
+func conflict(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == 10164)
 }
 
 // Get implements bridge.Ledger.
@@ -286,7 +296,9 @@ func (l *Ledger) Now(ctx context.Context) (time.Time, error) {
 
 // Batch notes which key a 20-character batch reference stands for.
 func (l *Ledger) Batch(ctx context.Context, ref string, key bridge.Key) error {
-	_, err := l.put(ctx, batchToken+"."+ref, []byte(key), 0, l.o.Retention)
+	w := writes.Get().(*write)
+	defer writes.Put(w)
+	_, err := l.put(ctx, w, batchToken+"."+ref, []byte(key), 0, l.o.Retention)
 	return err
 }
 

@@ -79,7 +79,7 @@ func (l *Ledger) AddSource(ctx context.Context, name string, s Source) (Source, 
 		return Source{}, err
 	}
 	_, err = l.o.JetStream.Publish(ctx, l.sourceSubject(name), body, jetstream.WithExpectLastSequencePerSubject(0))
-	if err != nil && !errors.Is(classify(err), bridge.ErrConflict) {
+	if err != nil && !conflict(err) {
 		return Source{}, fmt.Errorf("remember source %q: %w", name, err)
 	}
 	return l.readSource(ctx, name)
