@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
@@ -141,18 +142,34 @@ func (k Key) Event() string {
 
 // contentHash is the hash of what an identity stands for: type, subject and data.
 func contentHash(e *cloudevent.Event) string {
-	return hash(e.Type(), e.Subject(), string(e.Data()))
+	b := hashBuffers.Get().(*[]byte)
+	defer hashBuffers.Put(b)
+	*b = part(part(part((*b)[:0], e.Type()), e.Subject()), e.DataEncoded)
+	return digest(*b)
 }
 
-// hash is 128 bits of SHA-256 over the parts, each with its length in front so
-// that ("a", "bc") and ("ab", "c") differ, in the alphabet that KV keys allow.
+// hash is 128 bits of SHA-256 over the parts, in the alphabet that KV keys allow.
 func hash(parts ...string) string {
-	b := make([]byte, 0, 256)
+	b := hashBuffers.Get().(*[]byte)
+	defer hashBuffers.Put(b)
+	*b = (*b)[:0]
 	for _, p := range parts {
-		b = strconv.AppendInt(b, int64(len(p)), 10)
-		b = append(b, ':')
-		b = append(b, p...)
+		*b = part(*b, p)
 	}
+	return digest(*b)
+}
+
+var hashBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
+
+// part appends one part with its length in front, so that ("a", "bc") and
+// ("ab", "c") differ.
+func part[T string | []byte](b []byte, p T) []byte {
+	b = strconv.AppendInt(b, int64(len(p)), 10)
+	b = append(b, ':')
+	return append(b, p...)
+}
+
+func digest(b []byte) string {
 	sum := sha256.Sum256(b)
 	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"time"
 
-	"github.com/cloudevents/sdk-go/v2/event"
-
 	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
 	"github.com/bridge8x8/bridge8x8/handlers/catalog"
 )
@@ -69,25 +67,19 @@ func (b *Bridge) result(p *pair) Result {
 	if rec.State == Failed {
 		data.Error = &ResultError{Reason: rec.Reason, Message: rec.Message, Retryable: retryable[rec.Reason], Details: rec.Details}
 	}
-	e := event.New(event.CloudEventsVersionV1)
-	e.SetID(string(p.key))
-	e.SetSource(b.source)
-	e.SetType(ResultType(frozen.Action, rec.State))
-	e.SetSubject(rec.Cause.ID)
-	e.SetTime(rec.ConcludedAt)
-	e.SetExtension("causationid", rec.Cause.ID)
-	e.SetExtension("causationsource", rec.Cause.Source)
-	e.SetExtension("correlationid", rec.Cause.Correlation())
-	for name, value := range map[string]string{
-		"traceparent": rec.Cause.TraceParent, "tracestate": rec.Cause.TraceState, "partitionkey": rec.Cause.PartitionKey,
-	} {
-		if value != "" {
-			e.SetExtension(name, value)
-		}
+	return Result{
+		ID: string(p.key), Action: frozen.Action, State: rec.State,
+		Event: cloudevent.Written{
+			Data: data.appendJSON(make([]byte, 0, 512+len(data.Output))),
+			Attributes: []cloudevent.Attribute{
+				{Name: "id", Value: string(p.key)}, {Name: "source", Value: b.source}, {Name: "type", Value: ResultType(frozen.Action, rec.State)},
+				{Name: "subject", Value: rec.Cause.ID}, {Name: "time", Value: rec.ConcludedAt.UTC().Format(time.RFC3339Nano)},
+				{Name: "causationid", Value: rec.Cause.ID}, {Name: "causationsource", Value: rec.Cause.Source},
+				{Name: "correlationid", Value: rec.Cause.Correlation()}, {Name: "traceparent", Value: rec.Cause.TraceParent},
+				{Name: "tracestate", Value: rec.Cause.TraceState}, {Name: "partitionkey", Value: rec.Cause.PartitionKey},
+			},
+		},
 	}
-	e.SetDataContentType("application/json")
-	e.DataEncoded = data.appendJSON(make([]byte, 0, 512+len(data.Output)))
-	return Result{Event: cloudevent.Event{Event: e, RawSource: b.source, RawID: string(p.key)}, Action: frozen.Action, State: rec.State}
 }
 
 // Correlation is the cause's correlationid, or else its id.

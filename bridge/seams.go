@@ -61,7 +61,8 @@ type Outbox interface {
 
 // Result is a result event and where it belongs.
 type Result struct {
-	Event  cloudevent.Event
+	ID     string // of the event, and of the message
+	Event  cloudevent.Written
 	Action string
 	State  State
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -71,10 +72,14 @@ func (o *Outbox) store(ctx context.Context, m *nats.Msg, id string) error {
 	if id != "" {
 		m.Header.Set(jetstream.MsgIDHeader, id)
 	}
-	if _, err := o.conn.Publisher.Store(ctx, m.Subject, m.Header, m.Data); err != nil {
+	return o.send(ctx, m.Subject, m.Header, m.Data)
+}
+
+func (o *Outbox) send(ctx context.Context, subject string, header nats.Header, data []byte) error {
+	if _, err := o.conn.Publisher.Store(ctx, subject, header, data); err != nil {
 		why := "the last outcome could not be stored"
 		o.failing.Store(&why)
-		return fmt.Errorf("publish to %s: %w", m.Subject, err)
+		return fmt.Errorf("publish to %s: %w", subject, err)
 	}
 	if o.failing.Load() != nil {
 		o.failing.Store(nil)
@@ -82,14 +87,29 @@ func (o *Outbox) store(ctx context.Context, m *nats.Msg, id string) error {
 	return nil
 }
 
+// outgoing is what a result needs on its way out, kept for the next one.
+type outgoing struct {
+	body   []byte
+	id     [1]string
+	header nats.Header
+}
+
+var (
+	outgoings         = sync.Pool{New: func() any { return &outgoing{header: make(nats.Header, 2)} }}
+	structuredContent = []string{cloudevent.ContentTypeStructured}
+)
+
 // Result implements bridge.Outbox.
 func (o *Outbox) Result(ctx context.Context, r bridge.Result) error {
-	header, data, err := cloudevent.ToNATS(&r.Event, o.mode)
-	if err != nil {
-		return fmt.Errorf("encode a result: %w", err)
+	subject := o.names.ResultSubject(r.Action, string(r.State))
+	if o.mode == cloudevent.Binary {
+		return o.store(ctx, &nats.Msg{Subject: subject, Header: r.Event.Binary(), Data: r.Event.Data}, r.ID)
 	}
-	m := &nats.Msg{Subject: o.names.ResultSubject(r.Action, string(r.State)), Header: header, Data: data}
-	return o.store(ctx, m, r.Event.RawID)
+	out := outgoings.Get().(*outgoing)
+	defer outgoings.Put(out)
+	out.body, out.id[0] = r.Event.AppendJSON(out.body[:0]), r.ID
+	out.header["Content-Type"], out.header[jetstream.MsgIDHeader] = structuredContent, out.id[:]
+	return o.send(ctx, subject, out.header, out.body)
 }
 
 // Dead implements bridge.Outbox.
