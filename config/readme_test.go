@@ -1,0 +1,51 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// The README's table of variables is what the code reads.
+func TestReadmeTable(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(readme), "code by a test -->\n")
+	got, _, ok := strings.Cut(after, "<!-- /environment -->")
+	if !ok {
+		t.Fatal("README.md has no table between the environment comments")
+	}
+	var want strings.Builder
+	want.WriteString("| Variable | Default | Meaning |\n| --- | --- | --- |\n")
+	for _, v := range EnvReference() {
+		standard := v.Default
+		if standard != "" {
+			standard = "`" + standard + "`"
+		}
+		fmt.Fprintf(&want, "| `%s` | %s | %s |\n", v.Name, standard, v.Doc)
+	}
+	if diff := cmp.Diff(want.String(), got); diff != "" {
+		t.Errorf("README.md differs from the code (-code +README):\n%s", diff)
+	}
+}
+
+// A setting that would be ignored is refused instead.
+func TestSinkIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"BRIDGE_SINK_URL", "K_SINK"} {
+		env, problems := LoadEnv(map[string]string{name: "http://127.0.0.1:9/"})
+		if problems.Errors() {
+			t.Fatal(problems)
+		}
+		got := Check(&env, &File{})
+		if len(got) != 1 || got[0].Code != "sink-unsupported" || got[0].Level != LevelError {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
