@@ -162,13 +162,15 @@ func (a *App) membrane() (*membrane.Client, error) {
 }
 
 func (a *App) listen() (err error) {
+	var binding net.ListenConfig
+	ctx := context.Background()
 	if addr := a.o.Env.Bridge.HTTPAddr; addr != "" {
-		if a.public, err = net.Listen("tcp", addr); err != nil {
+		if a.public, err = binding.Listen(ctx, "tcp", addr); err != nil {
 			return fmt.Errorf("BRIDGE_HTTP_ADDR: %w", err)
 		}
 	}
 	if addr := a.o.Env.Bridge.AdminAddr; addr != "" {
-		if a.admin, err = net.Listen("tcp", addr); err != nil {
+		if a.admin, err = binding.Listen(ctx, "tcp", addr); err != nil {
 			a.unlisten()
 			return fmt.Errorf("BRIDGE_ADMIN_ADDR: %w", err)
 		}
@@ -376,13 +378,13 @@ func (a *App) takeStream(ctx, life context.Context, name, stream string, subject
 			from = now
 		}
 		start.At = from
-		if source, err = l.AddSource(ctx, name, ledger.Source{Since: now, From: from}); err != nil {
+		if _, err = l.AddSource(ctx, name, ledger.Source{Since: now, From: from}); err != nil {
 			return err
 		}
 	case !known: // the ledger was lost, or is new to a durable that is not
 		a.log.Error("this ledger does not know a source that was taken before: what is older than the ledger is held, not sent",
 			"source", name, "stream", stream, "ledger", l.ID(), "durable's ledger", itsLedger)
-		if source, err = l.AddSource(ctx, name, ledger.Source{Since: now, From: now}); err != nil {
+		if _, err = l.AddSource(ctx, name, ledger.Source{Since: now, From: now}); err != nil {
 			return err
 		}
 	case !exists: // the durable was deleted: what the ledger still remembers is gone through again

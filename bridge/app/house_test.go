@@ -59,7 +59,7 @@ var house = map[string]struct {
 	}, "app puts everything together, and nothing but cmd stands above it"},
 	"bridge/bridgetest": {[]string{"config", "bridge", "bridge/cloudevent", "bridge/app", "bridge/natsd", "bridge/sandbox"}, "tests see a bridge as its users do"},
 	"cmd/bridge8x8": {[]string{
-		"config", "handlers", "handlers/catalog", "bridge/cloudevent", "bridge/app", "bridge/admin", "bridge/membrane", "bridge/sandbox",
+		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/app", "bridge/admin", "bridge/membrane", "bridge/sandbox", "bridge/telemetry",
 	}, "cmd parses flags and prints; what it runs is in bridge/app, where tests can reach it"},
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"strings"
@@ -79,7 +80,7 @@ func (d *dev) run(path string) (err error) {
 	}
 	box := sandbox.New(sandbox.Options{Logger: log})
 	defer box.Close()
-	listener, err := net.Listen("tcp", d.port("127.0.0.1:8070"))
+	listener, err := new(net.ListenConfig).Listen(d.cmd.Context(), "tcp", d.port("127.0.0.1:8070"))
 	if err != nil {
 		return err
 	}
@@ -160,7 +161,7 @@ func (d *dev) environment(dir string) (config.Env, error) {
 // port is the usual address if it is free and dev stays; else any free port.
 func (d *dev) port(usual string) string {
 	if !d.once {
-		if l, err := net.Listen("tcp", usual); err == nil {
+		if l, err := new(net.ListenConfig).Listen(d.cmd.Context(), "tcp", usual); err == nil {
 			_ = l.Close()
 			return usual
 		}
@@ -178,9 +179,7 @@ func samples(file *config.File) ([]cloudevent.Event, error) {
 				continue
 			}
 			members := map[string]any{"specversion": "1.0", "time": time.Now().UTC().Format(time.RFC3339Nano)}
-			for k, v := range t.Event {
-				members[k] = v
-			}
+			maps.Copy(members, t.Event)
 			if _, ok := members["id"].(string); !ok {
 				members["id"] = uuid.NewString()
 			}

@@ -41,7 +41,7 @@ anybody and counts every effect.
 			}
 			box := sandbox.New(options)
 			defer box.Close()
-			listener, err := net.Listen("tcp", addr)
+			listener, err := new(net.ListenConfig).Listen(cmd.Context(), "tcp", addr)
 			if err != nil {
 				return fmt.Errorf("--addr: %w", err)
 			}

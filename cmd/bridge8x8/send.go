@@ -130,11 +130,12 @@ func follow(s app.Seen, e cloudevent.Event, p *printer, outcomes chan<- bool) {
 		return
 	}
 	p.print(s)
-	switch {
-	case s.What == app.SawResult:
+	switch s.What {
+	case app.SawResult:
 		outcomes <- strings.HasSuffix(s.Event.Type(), ".succeeded")
-	case s.What == app.SawDeadLetter:
+	case app.SawDeadLetter:
 		outcomes <- false
+	case app.SawFrom8x8: // comes after an outcome
 	}
 }
 
@@ -143,20 +144,20 @@ func (f *sendFlags) await(ctx context.Context, outcomes <-chan bool) error {
 	const others = 500 * time.Millisecond
 	deadline := time.NewTimer(f.timeout)
 	defer deadline.Stop()
-	any, good := false, true
+	some, good := false, true
 	for {
 		select {
 		case ok := <-outcomes:
 			good = good && ok
-			if !any {
-				any = true
+			if !some {
+				some = true
 				deadline.Reset(others)
 			}
 		case <-ctx.Done():
 			return errSilent
 		case <-deadline.C:
 			switch {
-			case !any:
+			case !some:
 				return fmt.Errorf("no outcome within %v: does a route match this event? try: bridge8x8 check", f.timeout)
 			case !good:
 				return errSilent
@@ -233,7 +234,8 @@ func post(ctx context.Context, url, token string, e cloudevent.Event) error {
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	client := &http.Client{Timeout: 30 * time.Second}
+	resp, err := client.Do(req)
 	if err != nil {
 		return fmt.Errorf("post to %s: %w", url, errors.Unwrap(err))
 	}
