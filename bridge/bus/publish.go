@@ -56,7 +56,7 @@ var (
 var tickets = sync.Pool{New: func() any { return &ticket{answer: make(chan answer, 1)} }}
 
 func newPublisher(nc *nats.Conn) (*Publisher, error) {
-	p := &Publisher{nc: nc, prefix: nc.NewRespInbox() + ".", await: map[uint64]*ticket{}, stop: make(chan struct{})}
+	p := &Publisher{nc: nc, prefix: nc.NewInbox() + ".", await: map[uint64]*ticket{}, stop: make(chan struct{})}
 	sub, err := nc.Subscribe(p.prefix+"*", p.answered)
 	if err != nil {
 		return nil, err

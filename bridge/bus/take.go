@@ -65,10 +65,12 @@ const (
 	pullRetry     = 250 * time.Millisecond
 )
 
-// Take starts to take messages.
+// Take starts to take messages. Its inbox must not be one of the client's own
+// for replies: a message that arrives there and fits no request is handed to
+// the only one that waits, whatever it asked for.
 func Take(o TakerOptions) (*Taker, error) {
 	t := &Taker{
-		o: o, inbox: o.Conn.NC.NewRespInbox(), work: make(chan *nats.Msg), quit: make(chan struct{}), held: map[*held]struct{}{},
+		o: o, inbox: o.Conn.NC.NewInbox(), work: make(chan *nats.Msg), quit: make(chan struct{}), held: map[*held]struct{}{},
 		next: "$JS.API.CONSUMER.MSG.NEXT." + o.Stream + "." + o.Consumer, heard: time.Now(),
 	}
 	sub, err := o.Conn.NC.Subscribe(t.inbox, t.arrived)
