@@ -185,11 +185,14 @@ func newTry() string {
 // receipt back to the key and the try, without an index (rules R3, R15).
 func Reference(k Key, try string) string { return string(k) + "." + try }
 
+const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_." // of references
+
 // ParseReference undoes Reference. ok is false for a reference that is not ours.
 func ParseReference(ref string) (k Key, try string, ok bool) {
 	ref, _, _ = strings.Cut(ref, "#") // "#n" is the place in a batch
 	const keyLen, tryLen = 22 + 1 + 22, 12
-	if len(ref) != keyLen+1+tryLen || ref[22] != '.' || ref[keyLen] != '.' {
+	if len(ref) != keyLen+1+tryLen || ref[22] != '.' || ref[keyLen] != '.' || strings.Count(ref, ".") != 2 ||
+		strings.Trim(ref, alphabet) != "" { // a key becomes a subject: no wildcards
 		return "", "", false
 	}
 	return Key(ref[:keyLen]), ref[keyLen+1:], true
