@@ -36,6 +36,7 @@ type Taker struct {
 	busy      int // messages with a worker, or on their way to one
 	requested int // messages asked for and not here yet
 	heard     time.Time
+	gone      bool // the consumer was deleted, and that has been said
 	stopping  bool
 
 	heldMu sync.Mutex
@@ -141,12 +142,12 @@ func (t *Taker) ask(now bool) {
 
 // arrived is called for one message after the other.
 func (t *Taker) arrived(m *nats.Msg) {
-	if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 {
-		t.status(status, m)
+	if m.Reply == "" { // what can be acknowledged is a message, whatever headers its publisher gave it
+		t.status(m.Header.Get("Status"), m)
 		return
 	}
 	t.mu.Lock()
-	t.heard = time.Now()
+	t.heard, t.gone = time.Now(), false
 	t.requested = max(0, t.requested-1)
 	t.busy++
 	stopping := t.stopping
@@ -180,9 +181,11 @@ func (t *Taker) worker(m *nats.Msg) {
 // status is the server's word on a pull request.
 // source: nats-server, JetStream pull consumer statuses.
 func (t *Taker) status(status string, m *nats.Msg) {
+	description := m.Header.Get("Description")
 	t.mu.Lock()
 	t.heard = time.Now()
 	if status == "100" { // idle heartbeat
+		t.gone = false
 		t.mu.Unlock()
 		return
 	}
@@ -191,11 +194,14 @@ func (t *Taker) status(status string, m *nats.Msg) {
 		left = t.requested
 	}
 	t.requested -= left
+	lost := description == "Consumer Deleted" && !t.gone
+	t.gone = t.gone || lost
 	t.mu.Unlock()
-	description := m.Header.Get("Description")
 	switch {
 	case status == "408" || strings.HasPrefix(description, "Batch Completed"):
 		t.ask(false)
+	case lost:
+		t.o.Logger.Error("a consumer was deleted: nothing is taken through it until the bridge is started again", "stream", t.o.Stream, "consumer", t.o.Consumer)
 	default: // asked for again by the next tick
 		t.o.Logger.Debug("a pull request ended", "consumer", t.o.Consumer, "status", status, "description", description)
 	}
