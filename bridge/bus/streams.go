@@ -130,7 +130,8 @@ func (c *Conn) EnsureStreams(ctx context.Context, n Names, retention time.Durati
 		{Name: n.Events(), Subjects: []string{n.prefix + ".events.>"}, MaxBytes: eventsBytes, MaxAge: age, Description: "bridge8x8: everything that comes in"},
 		{Name: n.Results(), Subjects: []string{n.prefix + ".results.>"}, MaxBytes: resultsBytes, MaxAge: age, Description: "bridge8x8: outcomes"},
 		{Name: n.Dead(), Subjects: []string{n.prefix + ".dead.>"}, MaxBytes: deadBytes, Description: "bridge8x8: what was given up on"},
-		{Name: n.Wait(), Subjects: []string{n.prefix + ".wait.>"}, MaxBytes: waitBytes, MaxMsgsPerSubject: 1, Description: "bridge8x8: pairs that wait"},
+		// An acknowledged pair leaves the stream: nothing else ever would, and once full it refuses (R10).
+		{Name: n.Wait(), Subjects: []string{n.prefix + ".wait.>"}, MaxBytes: waitBytes, MaxMsgsPerSubject: 1, Retention: jetstream.WorkQueuePolicy, Description: "bridge8x8: pairs that wait"},
 	} {
 		s.MaxBytes *= scale
 		s.Storage, s.Discard, s.Duplicates, s.Replicas = jetstream.FileStorage, jetstream.DiscardNew, min(duplicateWindow, nonzero(s.MaxAge)), max(1, replicas)
