@@ -30,6 +30,10 @@ type coalescing struct {
 const (
 	coalesceMost  = 256 << 10 // bytes gathered at most before writers wait
 	coalesceYield = 2         // rounds of the run queue that are waited for
+	// coalesceStall is how long the server may take nothing. The client library can
+	// neither write nor ping nor go to another server while a writer waits for room.
+	coalesceStall = 10 * time.Second
+	coalesceClose = time.Second
 )
 
 func newCoalescing(conn net.Conn) *coalescing {
@@ -77,10 +81,14 @@ func (c *coalescing) writer() {
 		out := c.buf
 		c.buf = c.spare[:0]
 		c.room.Broadcast()
+		c.writeBy() // under the lock, so that Close has the last word
 		c.mu.Unlock()
 		_, err := c.Conn.Write(out)
 		c.mu.Lock()
 		c.spare = out
+		if cap(out) > 2*coalesceMost {
+			c.spare = nil // one large message need not be paid for ever
+		}
 		if err != nil {
 			c.err = err
 			c.room.Broadcast()
@@ -92,6 +100,22 @@ func (c *coalescing) writer() {
 	}
 }
 
+// writeBy gives the socket its time for the next write, or, once closed, for the last.
+func (c *coalescing) writeBy() {
+	limit := coalesceStall
+	if c.closed {
+		limit = coalesceClose
+	}
+	_ = c.Conn.SetWriteDeadline(time.Now().Add(limit))
+}
+
+// SetDeadline implements net.Conn for reads only: what is written here is
+// written later, when the deadline of the client library means something else.
+func (c *coalescing) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
+
+// SetWriteDeadline implements net.Conn: see SetDeadline.
+func (c *coalescing) SetWriteDeadline(time.Time) error { return nil }
+
 // Close writes what was gathered, and closes.
 func (c *coalescing) Close() error {
 	c.mu.Lock()
@@ -102,8 +126,8 @@ func (c *coalescing) Close() error {
 	c.closed = true
 	c.filled.Broadcast()
 	c.room.Broadcast()
+	c.writeBy()
 	c.mu.Unlock()
-	_ = c.Conn.SetWriteDeadline(time.Now().Add(time.Second))
 	<-c.idle
 	err := c.Conn.Close()
 	if errors.Is(err, net.ErrClosed) {
