@@ -3,17 +3,12 @@ package main
 import (
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/bridge8x8/bridge8x8/bridge/app"
 )
-
-// gcPercent trades a little CPU for memory: a sidecar's heap is small, and its
-// neighbour pays for every megabyte of it. GOGC overrides it.
-const gcPercent = 70
 
 func newServe() *cobra.Command {
 	return &cobra.Command{
@@ -44,9 +39,10 @@ of the file, loads the routes again: the whole table, or nothing.`,
 					_ = a.Reload() // it says itself what is wrong
 				}
 			}()
-			if os.Getenv("GOGC") == "" {
-				debug.SetGCPercent(gcPercent)
-			}
+			go func() {
+				<-a.Ready()
+				forgetStart()
+			}()
 			return a.Run(cmd.Context())
 		},
 	}
