@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -96,7 +98,10 @@ func (p *Publisher) Begin(subject string, header nats.Header, data []byte) (wait
 		if p.forget(id) {
 			tickets.Put(t)
 		}
-		return nil, fmt.Errorf("%w: %w", ErrUnsent, err) // without a reconnect buffer, an error means that nothing was taken
+		if neverTaken(err) {
+			return nil, fmt.Errorf("%w: %w", ErrUnsent, err)
+		}
+		return nil, fmt.Errorf("%w: %w", ErrUnclear, err) // the socket failed, after it may have taken all of it
 	}
 	return func(ctx context.Context) (uint64, error) {
 		select {
@@ -110,6 +115,15 @@ func (p *Publisher) Begin(subject string, header nats.Header, data []byte) (wait
 			return 0, fmt.Errorf("%w: %w", ErrUnclear, context.Cause(ctx))
 		}
 	}, nil
+}
+
+// neverTaken says whether the client refused a message before it wrote anything
+// (there is no reconnect buffer: see Connect).
+func neverTaken(err error) bool {
+	return slices.ContainsFunc([]error{
+		nats.ErrReconnectBufExceeded, nats.ErrConnectionClosed, nats.ErrConnectionDraining, nats.ErrMaxPayload,
+		nats.ErrBadSubject, nats.ErrHeadersNotSupported, nats.ErrInvalidMsg,
+	}, func(refusal error) bool { return errors.Is(err, refusal) })
 }
 
 // forget says whether nobody else had taken the ticket to answer it.
