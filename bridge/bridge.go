@@ -24,6 +24,8 @@ const (
 	troubleDelay = 2 * time.Second
 	// maxOutput is the largest output that goes into a record and a result whole (rule R13).
 	maxOutput = 64 << 10
+	// maxCause is how large the attributes of an event that are kept in its record may be in all.
+	maxCause = 64 << 10
 )
 
 // Options is what a Bridge is made of. Everything but Observer and the last

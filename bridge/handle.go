@@ -40,12 +40,11 @@ func (b *Bridge) Handle(ctx context.Context, d *Delivery) {
 	}
 
 	// decode
-	decoded, err := cloudevent.FromNATS(d.Header, d.Data)
+	e, err := b.decode(d)
 	if err != nil {
 		b.malformed(ctx, d, err)
 		return
 	}
-	e := b.newEvent(d, &decoded)
 
 	// ledger first: what was claimed before is finished from its records (R1, R2)
 	pairs, err := b.known(ctx, e)
@@ -247,6 +246,23 @@ type occurrence struct {
 	cause   Cause
 	expires time.Time // the expirytime extension; zero if none
 	view    func() *handlers.View
+}
+
+// decode reads the event of a delivery. One whose attributes no record could
+// hold is refused here: it would come again for ever (guarantee 2).
+func (b *Bridge) decode(d *Delivery) (*occurrence, error) {
+	if d.Broken != nil {
+		return nil, d.Broken
+	}
+	decoded, err := cloudevent.FromNATS(d.Header, d.Data)
+	if err != nil {
+		return nil, err
+	}
+	e := b.newEvent(d, &decoded)
+	if e.cause.size() > maxCause {
+		return nil, fmt.Errorf("its attributes are larger than %d KiB in all", maxCause>>10)
+	}
+	return e, nil
 }
 
 func (b *Bridge) newEvent(d *Delivery, ev *cloudevent.Event) *occurrence {

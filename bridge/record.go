@@ -95,6 +95,10 @@ type Cause struct {
 	PartitionKey  string `json:"partitionkey,omitempty"`
 }
 
+func (c *Cause) size() int {
+	return len(c.Source) + len(c.ID) + len(c.Type) + len(c.Subject) + len(c.CorrelationID) + len(c.TraceParent) + len(c.TraceState) + len(c.PartitionKey)
+}
+
 // Frozen is a route as it was when it matched.
 type Frozen struct {
 	Route      string `json:"route"`          // its identity

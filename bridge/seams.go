@@ -91,6 +91,8 @@ type Delivery struct {
 	Redelivered bool
 	// Pair is set where the message is one pair, set aside or replayed, not a whole event.
 	Pair *Pair
+	// Broken is why a pair set aside can never be read back; nil for all others.
+	Broken error
 	// Settle ends our having it. Exactly one of its methods is called, once.
 	Settle Settler
 }

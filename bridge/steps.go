@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/bridge8x8/bridge8x8/handlers/catalog"
@@ -320,9 +321,14 @@ func (p *pair) routeName() string {
 
 // malformed stores what is no CloudEvent as a dead letter.
 func (b *Bridge) malformed(ctx context.Context, d *Delivery, cause error) {
+	route := ""
+	if d.Pair != nil {
+		route = d.Pair.Route
+	}
 	err := b.Outbox.Dead(ctx, DeadLetter{
 		Original: d, Reason: ReasonMalformed, Message: cause.Error(),
-		ID: hash("malformed", d.Stream, d.Stored.UTC().Format(time.RFC3339Nano), string(d.Data)),
+		ID:    hash("malformed", d.Stream, strconv.FormatUint(d.Seq, 10), d.Stored.UTC().Format(time.RFC3339Nano), route, string(d.Data)),
+		Route: route,
 	})
 	if err != nil {
 		b.Observer.Trouble("cannot store a dead letter", "error", err)

@@ -47,10 +47,12 @@ const (
 
 // Outbox implements bridge.Outbox on JetStream.
 type Outbox struct {
-	conn    *Conn
-	names   Names
-	mode    cloudevent.Mode
-	failing atomic.Pointer[string]
+	conn  *Conn
+	names Names
+	mode  cloudevent.Mode
+
+	failing atomic.Bool // the last message was not stored
+	looking atomic.Bool // somebody looks whether the streams take messages again
 }
 
 // NewOutbox makes an outbox. mode is the content mode of results.
@@ -61,28 +63,60 @@ func NewOutbox(c *Conn, n Names, mode cloudevent.Mode) *Outbox {
 // Healthy says why nothing should be claimed: the last outcome could not be
 // stored (rule R13).
 func (o *Outbox) Healthy() error {
-	if why := o.failing.Load(); why != nil {
-		return errors.New(*why)
+	if !o.failing.Load() {
+		return nil
 	}
-	return nil
+	if !o.looking.Swap(true) {
+		go o.look()
+	}
+	return errors.New("the last outcome could not be stored")
+}
+
+// lookEvery is how often the streams are looked at while the last message was not stored.
+const lookEvery = time.Second
+
+// look ends the trouble once the streams have room again. The next outcome
+// would tell, but there may be none here: the message whose outcome it was may
+// have gone to another replica, and nothing new is claimed meanwhile.
+func (o *Outbox) look() {
+	defer o.looking.Store(false)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for _, name := range []string{o.names.Results(), o.names.Dead()} {
+		if !o.takes(ctx, name) {
+			<-time.After(lookEvery)
+			return
+		}
+	}
+	o.failing.Store(false)
+}
+
+// takes says whether a stream answers and has room.
+func (o *Outbox) takes(ctx context.Context, name string) bool {
+	st, err := o.conn.JS.Stream(ctx, name)
+	if err != nil {
+		return false
+	}
+	const full = 0.98 // as good as full: what is stored is small
+	info := st.CachedInfo()
+	limits, state := info.Config, info.State
+	return (limits.MaxBytes <= 0 || float64(state.Bytes) < full*float64(limits.MaxBytes)) &&
+		(limits.MaxMsgs <= 0 || float64(state.Msgs) < full*float64(limits.MaxMsgs))
 }
 
 // store publishes m and waits until its stream has it.
 func (o *Outbox) store(ctx context.Context, m *nats.Msg, id string) error {
-	if id != "" {
-		m.Header.Set(jetstream.MsgIDHeader, id)
-	}
+	m.Header.Set(jetstream.MsgIDHeader, id)
 	return o.send(ctx, m.Subject, m.Header, m.Data)
 }
 
 func (o *Outbox) send(ctx context.Context, subject string, header nats.Header, data []byte) error {
 	if _, err := o.conn.Publisher.Store(ctx, subject, header, data); err != nil {
-		why := "the last outcome could not be stored"
-		o.failing.Store(&why)
+		o.failing.Store(true)
 		return fmt.Errorf("publish to %s: %w", subject, err)
 	}
-	if o.failing.Load() != nil {
-		o.failing.Store(nil)
+	if o.failing.Load() {
+		o.failing.Store(false)
 	}
 	return nil
 }
@@ -167,16 +201,27 @@ func original(h map[string][]string) nats.Header {
 	return c
 }
 
-// shrink replaces a payload that no longer fits beside its headers by a reference.
+// shrink replaces what no longer fits beside our headers by a reference: the
+// payload, and if that is not enough the headers that it came with.
 func (o *Outbox) shrink(m *nats.Msg) {
-	if most := o.conn.NC.MaxPayload(); most > 0 && int64(m.Size()+512) > most {
-		m.Header.Set(HeaderReference, "origin")
-		m.Data = nil
+	most := o.conn.NC.MaxPayload()
+	if most <= 0 || int64(m.Size()+512) <= most {
+		return
+	}
+	m.Data = nil
+	m.Header.Set(HeaderReference, "origin")
+	if int64(m.Size()+512) > most {
+		for name := range m.Header {
+			if !strings.HasPrefix(name, headerPrefix) {
+				delete(m.Header, name)
+			}
+		}
 	}
 }
 
 // Withdraw implements bridge.Outbox: it looks through the held letters of the
-// route, which is a rare thing to have to do.
+// route, which is a rare thing to have to do. There may be more than one of the
+// pair: a letter stored again after the server's window for duplicates is two.
 func (o *Outbox) Withdraw(ctx context.Context, key bridge.Key, route string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -189,6 +234,7 @@ func (o *Outbox) Withdraw(ctx context.Context, key bridge.Key, route string) err
 	if err != nil {
 		return err
 	}
+	var found []uint64
 	for {
 		batch, err := cons.FetchNoWait(256)
 		if err != nil {
@@ -204,12 +250,21 @@ func (o *Outbox) Withdraw(ctx context.Context, key bridge.Key, route string) err
 			if err != nil {
 				return err
 			}
-			return st.DeleteMsg(ctx, meta.Sequence.Stream)
+			found = append(found, meta.Sequence.Stream)
+		}
+		if err := batch.Error(); err != nil {
+			return err
 		}
 		if n == 0 {
-			return batch.Error()
+			break
 		}
 	}
+	for _, seq := range found {
+		if err := st.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 // aside is what a pair set aside keeps of the delivery that it came with.
@@ -231,14 +286,20 @@ func (o *Outbox) SetAside(ctx context.Context, d *bridge.Delivery, p bridge.Pair
 	h.Set(headerPair, string(facts))
 	m := &nats.Msg{Subject: o.names.WaitSubject(connection, string(key)), Header: h, Data: d.Data}
 	o.shrink(m)
-	return o.store(ctx, m, "")
+	// Not send: a full BRIDGE_WAIT must not stop the claims by which alone it empties.
+	if _, err := o.conn.Publisher.Store(ctx, m.Subject, m.Header, m.Data); err != nil {
+		return fmt.Errorf("publish to %s: %w", m.Subject, err)
+	}
+	return nil
 }
 
 // unfold makes the delivery of a pair set aside look like the one it came with.
+// What will never be possible is noted in it; an error is worth another try.
 func (c *Conn) unfold(ctx context.Context, d *bridge.Delivery) error {
 	var facts aside
 	if err := json.Unmarshal([]byte(nats.Header(d.Header).Get(headerPair)), &facts); err != nil {
-		return fmt.Errorf("header %s: %w", headerPair, err)
+		d.Broken = fmt.Errorf("header %s of a pair set aside: %w", headerPair, err)
+		return nil
 	}
 	reference := nats.Header(d.Header).Get(HeaderReference) != ""
 	d.Header = original(d.Header)
@@ -246,16 +307,24 @@ func (c *Conn) unfold(ctx context.Context, d *bridge.Delivery) error {
 	if !reference {
 		return nil
 	}
-	st, err := c.JS.Stream(ctx, facts.Stream)
-	if err != nil {
-		return err
+	m, err := c.message(ctx, facts.Stream, facts.Seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		d.Broken = fmt.Errorf("message %d of stream %s, which was too large to be set aside, is gone", facts.Seq, facts.Stream)
+		return nil
 	}
-	m, err := st.GetMsg(ctx, facts.Seq)
 	if err != nil {
 		return fmt.Errorf("the original, message %d of stream %s: %w", facts.Seq, facts.Stream, err)
 	}
-	d.Data = m.Data
+	d.Header, d.Data = original(m.Header), m.Data
 	return nil
+}
+
+func (c *Conn) message(ctx context.Context, stream string, seq uint64) (*jetstream.RawStreamMsg, error) {
+	st, err := c.JS.Stream(ctx, stream)
+	if err != nil {
+		return nil, err
+	}
+	return st.GetMsg(ctx, seq)
 }
 
 var _ bridge.Outbox = (*Outbox)(nil)
