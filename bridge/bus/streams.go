@@ -69,10 +69,8 @@ func connectionToken(name string) string {
 	if name == "" {
 		return noConnection
 	}
-	for _, r := range name {
-		if !plain(r) {
-			return "x" + hex.EncodeToString([]byte(name))
-		}
+	if name == noConnection || strings.ContainsFunc(name, func(r rune) bool { return !plain(r) }) {
+		return "=" + hex.EncodeToString([]byte(name)) // no plain name begins with that
 	}
 	return name
 }
