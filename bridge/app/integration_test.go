@@ -19,6 +19,7 @@ import (
 	"github.com/bridge8x8/bridge8x8/bridge"
 	"github.com/bridge8x8/bridge8x8/bridge/bridgetest"
 	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
+	"github.com/bridge8x8/bridge8x8/bridge/sandbox"
 )
 
 func TestMain(m *testing.M) {
@@ -418,4 +419,14 @@ func expectCounts(want, got map[string]int) error {
 		return fmt.Errorf("%d differ; for one, %s", differ, example)
 	}
 	return nil
+}
+
+// textOf is the text of the message that an effect is.
+func textOf(t *testing.T, e sandbox.Effect) string {
+	t.Helper()
+	var input struct{ Text string }
+	if err := json.Unmarshal(e.Input, &input); err != nil {
+		t.Fatal(err)
+	}
+	return input.Text
 }

@@ -156,6 +156,9 @@ func (p *Program) Running() bool {
 	}
 }
 
+// PID is the id of its process.
+func (p *Program) PID() int { return p.life.cmd.Process.Pid }
+
 // Signal sends it a signal.
 func (p *Program) Signal(s os.Signal) {
 	p.t.Helper()
