@@ -78,19 +78,26 @@ func (c *Conn) EnsureDurable(ctx context.Context, d Durable, start Start) error 
 	if !start.All {
 		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &start.At
 	}
-	cons, err := c.JS.Consumer(ctx, d.Stream, d.Name)
-	if err == nil {
-		have := cons.CachedInfo().Config
-		cfg.DeliverPolicy, cfg.OptStartTime, cfg.OptStartSeq = have.DeliverPolicy, have.OptStartTime, have.OptStartSeq
-		if have.AckWait == cfg.AckWait && have.FilterSubject == cfg.FilterSubject && slices.Equal(have.FilterSubjects, cfg.FilterSubjects) &&
-			have.Metadata[ledgerMetadata] == d.Ledger && have.MaxAckPending == cfg.MaxAckPending {
+	for second := false; ; second = true {
+		cons, err := c.JS.Consumer(ctx, d.Stream, d.Name)
+		if err == nil {
+			have := cons.CachedInfo().Config
+			cfg.DeliverPolicy, cfg.OptStartTime, cfg.OptStartSeq = have.DeliverPolicy, have.OptStartTime, have.OptStartSeq
+			if have.AckWait == cfg.AckWait && have.FilterSubject == cfg.FilterSubject && slices.Equal(have.FilterSubjects, cfg.FilterSubjects) &&
+				have.Metadata[ledgerMetadata] == d.Ledger && have.MaxAckPending == cfg.MaxAckPending {
+				return nil
+			}
+		}
+		found := err == nil
+		_, err = c.JS.CreateOrUpdateConsumer(ctx, d.Stream, cfg)
+		switch {
+		case err == nil:
 			return nil
+		case !found && !second: // another replica may have been quicker, with a start that is its own
+		default:
+			return fmt.Errorf("consumer %s of stream %s: %w", d.Name, d.Stream, err)
 		}
 	}
-	if _, err = c.JS.CreateOrUpdateConsumer(ctx, d.Stream, cfg); err != nil {
-		return fmt.Errorf("consumer %s of stream %s: %w", d.Name, d.Stream, err)
-	}
-	return nil
 }
 
 // Waiting names the connections that pairs are set aside for, by their tokens.
