@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -166,13 +167,20 @@ type orphans struct {
 	tries map[string]time.Time
 }
 
-const maxOrphans = 100_000
+const (
+	maxOrphans = 10_000
+	// orphanLife is how long a lost claim is waited for: no server holds one back for so long.
+	orphanLife = time.Hour
+)
 
 func (o *orphans) add(try string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.tries == nil {
 		o.tries = map[string]time.Time{}
+	}
+	if len(o.tries) >= maxOrphans {
+		maps.DeleteFunc(o.tries, func(_ string, at time.Time) bool { return time.Since(at) > orphanLife })
 	}
 	if len(o.tries) < maxOrphans {
 		o.tries[try] = time.Now()
