@@ -155,6 +155,7 @@ func (r *Record) AppendJSON(dst []byte) []byte {
 	if len(r.Details) > 0 {
 		o.value("details", r.Details)
 	}
+	o.flag("overturned", r.Overturned)
 	o.flag("published", r.Published)
 	return append(o.b, '}')
 }

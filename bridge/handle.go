@@ -80,7 +80,8 @@ func (b *Bridge) Handle(ctx context.Context, d *Delivery) {
 }
 
 // pair takes one route's share of an event as far as it can go now.
-func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) fate {
+func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
+	defer b.guard(e.d, &f)
 	for !b.Draining() {
 		// ledger first (R1)
 		switch {
@@ -94,6 +95,7 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) fate {
 			if f, ok := b.release(ctx, e, p, &Failure{Kind: Outage}, 0); !ok { // R7: stored after all, never sent
 				return f
 			}
+			p.adopt(Entry{Record: p.rec, Revision: p.rev}) // where it would have gone no longer matters
 			continue
 		case p.rec.State == Running:
 			return fate{kind: inDoubt}
@@ -145,16 +147,7 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) fate {
 		b.Hook("claimed", p.key)
 
 		// run
-		measured := b.refer(ctx, p, input)
-		reply, err := b.Runner.Run(ctx, Request{
-			Place: p.frozen.Place(), ActionKey: p.handler.Action.Key, ActionID: p.handler.Action.ID,
-			OneCall: p.handler.Action.OneCall, Input: input, SendBy: deadline,
-			Meta: Meta{Bridge: b.Name, Source: e.cause.Source, EventID: e.cause.ID, Route: p.route, Key: string(p.key), Try: p.rec.Try, Attempt: p.rec.Attempts},
-		})
-		took := b.Now().Sub(claimed)
-		failure := p.verdict(reply, err)
-		pass.leave(true, failure)
-		<-b.slots
+		reply, failure, measured, took := b.run(ctx, p, pass, input, claimed, deadline)
 		b.Observer.Ran(p.handler.Name, p.action(), kindName(failure), took)
 		b.Hook("ran", p.key)
 
@@ -166,9 +159,8 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) fate {
 			return b.conclude(ctx, e, p, p.refused(failure, took))
 		case failure.Kind == Unknown:
 			return b.doubt(ctx, e, p, failure, took)
-		case failure.Kind == Temporary && p.rec.Attempts >= p.handler.Retry.Attempts:
-			failure.Reason, failure.Message = ReasonAttemptsExhausted, "the last of its attempts failed: "+failure.Message
-			return b.conclude(ctx, e, p, p.refused(failure, took))
+		case p.exhausted(failure):
+			return b.conclude(ctx, e, p, p.refused(failure.last(), took))
 		default: // it did not happen: it waits for its next attempt, or for the gate
 			wait := p.backoff(failure)
 			if f, ok := b.release(ctx, e, p, failure, wait); !ok {
@@ -182,6 +174,15 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) fate {
 		}
 	}
 	return fate{kind: again}
+}
+
+// guard makes of a fault in the handling of one event a message that comes
+// again (R14). It is for defer.
+func (b *Bridge) guard(d *Delivery, f *fate) {
+	if p := recover(); p != nil {
+		b.Observer.Trouble("panic while handling an event", "source", d.Source, "seq", d.Seq, "stack", string(debug.Stack()))
+		*f = fate{kind: again, delay: time.Minute}
+	}
 }
 
 // settle ends our having a delivery: pairs that cannot end now are set aside
@@ -205,7 +206,11 @@ func (b *Bridge) settle(ctx context.Context, e *occurrence, pairs []*pair, fates
 		case ended:
 		case waits, inDoubt:
 			p := pairs[i]
-			if err := b.Outbox.SetAside(ctx, d, Pair{Route: p.route, Replay: p.replay}, p.key, p.frozen.Connection); err != nil {
+			connection := "" // of a route that has gone; a connection of old may have nobody who takes what waits for it
+			if p.handler != nil {
+				connection = p.handler.Connection
+			}
+			if err := b.Outbox.SetAside(ctx, d, Pair{Route: p.route, Replay: p.replay}, p.key, connection); err != nil {
 				b.Observer.Trouble("cannot set a pair aside", "route", p.route, "error", err)
 				back, delay = true, max(delay, troubleDelay)
 			}
@@ -346,17 +351,26 @@ func (b *Bridge) frozenPairs(e *occurrence, entries []Entry) []*pair {
 }
 
 func (b *Bridge) pairOf(e *occurrence, route string, replay int, entry Entry) *pair {
-	p := &pair{e: e, key: NewKey(e.hash, route, replay), route: route, replay: replay, rec: entry.Record, rev: entry.Revision, storedAt: entry.StoredAt}
+	p := &pair{e: e, key: NewKey(e.hash, route, replay), route: route, replay: replay, frozen: Frozen{Route: route}}
 	p.handler, _ = b.routes().ByIdentity(route)
-	p.routes = entry.Record.Routes
-	switch {
-	case p.rec.State == Running || p.handler == nil: // what was sent went where it was sent (R2)
-		p.frozen = p.rec.frozen()
-		p.frozen.Route = route
-	default: // nothing was sent: what is configured now is what will be used
-		p.frozen, p.placeErr = freeze(p.handler, e.view())
-	}
+	p.adopt(entry)
 	return p
+}
+
+// adopt makes a record that was read the pair's own, with the routes that were
+// frozen in it. What may have been sent went where it was sent; what was not
+// goes where the configuration says now (R2).
+func (p *pair) adopt(entry Entry) {
+	p.rec, p.rev, p.storedAt = entry.Record, entry.Revision, entry.StoredAt
+	if len(p.rec.Routes) > 0 {
+		p.routes = p.rec.Routes
+	}
+	switch unsent := p.rec.State == "" || p.rec.State == Waiting; {
+	case unsent && p.handler != nil:
+		p.frozen, p.placeErr = freeze(p.handler, p.e.view())
+	case len(p.rec.Routes) > 0:
+		p.frozen = p.rec.frozen()
+	}
 }
 
 // match makes a pair for each route that takes the event.
@@ -468,6 +482,36 @@ func (b *Bridge) refer(ctx context.Context, p *pair, input map[string]any) *cata
 	return a.Measure(input)
 }
 
+// run makes the request. The pass and the slot are given back whatever happens.
+func (b *Bridge) run(ctx context.Context, p *pair, pass pass, input map[string]any, claimed, deadline time.Time) (reply Reply, failure *Failure, measured *catalog.SMS, took time.Duration) {
+	ran := false
+	defer func() {
+		pass.leave(ran, failure)
+		<-b.slots
+	}()
+	measured = b.refer(ctx, p, input)
+	reply, err := b.Runner.Run(ctx, Request{
+		Place: p.frozen.Place(), ActionKey: p.handler.Action.Key, ActionID: p.handler.Action.ID,
+		OneCall: p.handler.Action.OneCall, Input: input, SendBy: deadline,
+		Meta: Meta{Bridge: b.Name, Source: p.e.cause.Source, EventID: p.e.cause.ID, Route: p.route, Key: string(p.key), Try: p.rec.Try, Attempt: p.rec.Attempts},
+	})
+	took = b.Now().Sub(claimed)
+	failure, ran = p.verdict(reply, err), true
+	return reply, failure, measured, took
+}
+
+// exhausted says whether a failure was that of the pair's last attempt.
+func (p *pair) exhausted(f *Failure) bool {
+	return f.Kind == Temporary && p.handler != nil && p.rec.Attempts >= p.handler.Retry.Attempts
+}
+
+// last is the failure after which there is no other attempt.
+func (f *Failure) last() *Failure {
+	c := *f
+	c.Reason, c.Message = ReasonAttemptsExhausted, "the last of its attempts failed: "+f.Message
+	return &c
+}
+
 // verdict reads a reply: a 200 is a success only if the action's check says so (R8).
 func (p *pair) verdict(reply Reply, err error) *Failure {
 	if err != nil {
@@ -522,10 +566,14 @@ func kindName(f *Failure) string {
 
 // --- what a record becomes ---------------------------------------------------
 
-// base is the pair's record with what every revision of it carries.
+// base is the pair's record with what every revision of it carries, and
+// nothing of an outcome that it may have had.
 func (p *pair) base() Record {
-	r := p.rec
-	r.Version, r.Content, r.Cause, r.Route, r.Replay, r.Routes = recordVersion, p.e.content, p.e.cause, p.route, p.replay, p.routes
+	was := &p.rec
+	r := Record{
+		Version: recordVersion, Content: p.e.content, Cause: p.e.cause, Route: p.route, Replay: p.replay, Routes: p.routes,
+		Try: was.Try, Attempts: was.Attempts, ClaimedAt: was.ClaimedAt, NotBefore: was.NotBefore, Why: was.Why, Unclear: was.Unclear,
+	}
 	if i := slices.IndexFunc(r.Routes, func(f Frozen) bool { return f.Route == p.route }); i < 0 {
 		r.Routes = append(slices.Clone(r.Routes), p.frozen)
 	} else if r.Routes[i] != p.frozen {

@@ -128,7 +128,7 @@ func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) (
 		case err != nil:
 			return settled
 		case d.p.rec.State != Running || d.p.rec.Try != try:
-			settled += r.settle(d, b.fromRecord(ctx, d.e, d.p))
+			settled += r.settle(d, r.guarded(d, func() fate { return b.fromRecord(ctx, d.e, d.p) }))
 		default:
 			open = append(open, d)
 		}
@@ -165,9 +165,13 @@ func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) (
 		var f fate
 		switch {
 		case ok:
-			f = b.weigh(ctx, d.e, d.p, log, max(0, log.CreatedAt.Sub(d.p.rec.ClaimedAt)))
+			f = r.guarded(d, func() fate {
+				return b.weigh(ctx, d.e, d.p, log, max(0, log.CreatedAt.Sub(d.p.rec.ClaimedAt)))
+			})
 		case listErr == nil && begun.After(last): // silence (R5)
-			f = b.undecided(ctx, d.e, d.p, &Failure{Kind: Unknown, Message: "no reply came, and no run log shows its try: it may or may not have been sent"})
+			f = r.guarded(d, func() fate {
+				return b.undecided(ctx, d.e, d.p, &Failure{Kind: Unknown, Message: "no reply came, and no run log shows its try: it may or may not have been sent"})
+			})
 		default:
 			continue
 		}
@@ -176,14 +180,27 @@ func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) (
 	return settled
 }
 
-// settle lets go of a pair that is no longer in doubt.
+// guarded keeps a fault over one event from ending the process (R14).
+func (r *reconciler) guarded(d *doubtful, decide func() fate) (f fate) {
+	defer r.b.guard(d.e.d, &f)
+	return decide()
+}
+
+// settle lets go of a pair that is no longer in doubt, unless it was handed
+// back meanwhile.
 func (r *reconciler) settle(d *doubtful, f fate) int {
 	if f.kind == inDoubt {
 		return 0
 	}
 	r.mu.Lock()
-	delete(r.open, d.p.key)
+	held := r.open[d.p.key] == d
+	if held {
+		delete(r.open, d.p.key)
+	}
 	r.mu.Unlock()
+	if !held {
+		return 0
+	}
 	if f.kind == ended {
 		d.e.d.Settle.Ack()
 	} else {

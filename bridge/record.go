@@ -77,6 +77,8 @@ type Record struct {
 	Reason          Reason          `json:"reason,omitempty"`
 	Message         string          `json:"message,omitempty"`
 	Details         map[string]any  `json:"details,omitempty"`
+	// Overturned says that the record was unknown before: a dead letter has to go (rule R6).
+	Overturned bool `json:"overturned,omitempty"`
 	// Published says that the result went out a second time (rule R18).
 	Published bool `json:"published,omitempty"`
 }
@@ -147,7 +149,7 @@ func (k Key) Event() string {
 // contentHash is the hash of what an identity stands for: type, subject and data.
 func contentHash(e *cloudevent.Event) string {
 	b := hashBuffers.Get().(*[]byte)
-	defer hashBuffers.Put(b)
+	defer keep(b)
 	*b = part(part(part((*b)[:0], e.Type()), e.Subject()), e.DataEncoded)
 	return digest(*b)
 }
@@ -155,7 +157,7 @@ func contentHash(e *cloudevent.Event) string {
 // hash is 128 bits of SHA-256 over the parts, in the alphabet that KV keys allow.
 func hash(parts ...string) string {
 	b := hashBuffers.Get().(*[]byte)
-	defer hashBuffers.Put(b)
+	defer keep(b)
 	*b = (*b)[:0]
 	for _, p := range parts {
 		*b = part(*b, p)
@@ -164,6 +166,13 @@ func hash(parts ...string) string {
 }
 
 var hashBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
+
+// keep gives a buffer back, unless a large event has made it large.
+func keep(b *[]byte) {
+	if cap(*b) <= 64<<10 {
+		hashBuffers.Put(b)
+	}
+}
 
 // part appends one part with its length in front, so that ("a", "bc") and
 // ("ab", "c") differ.

@@ -22,30 +22,38 @@ func (b *Bridge) claim(ctx context.Context, p *pair, now, deadline time.Time) (f
 	rec.State, rec.Try, rec.ClaimedAt = Running, newTry(), now.UTC()
 	rec.Attempts++
 	rec.NotBefore, rec.Why = time.Time{}, ""
+	unclear := false // a write of this claim may still be on its way
+	lost := func(delay time.Duration) (fate, bool) {
+		if unclear {
+			b.orphans.add(rec.Try) // should it be stored later: nothing was sent under it (R7)
+		}
+		return fate{kind: again, delay: delay}, false
+	}
 	for {
 		rev, err := b.Ledger.Put(ctx, p.key, &rec, p.rev)
-		switch {
-		case err == nil:
+		if err == nil {
 			p.rec, p.rev = rec, rev
 			return fate{}, true
-		case !errors.Is(err, ErrConflict) && !errors.Is(err, ErrUnclear):
+		}
+		unclear = unclear || errors.Is(err, ErrUnclear)
+		if !errors.Is(err, ErrConflict) && !errors.Is(err, ErrUnclear) {
 			b.Observer.Trouble("cannot write to the ledger", "error", err)
-			return fate{kind: again, delay: troubleDelay}, false
+			return lost(troubleDelay)
 		}
 		before := p.rev
-		readErr := b.reread(ctx, p)
+		if err := b.reread(ctx, p); err != nil {
+			b.Observer.Trouble("cannot tell whether a claim was stored", "error", err)
+			return lost(troubleDelay)
+		}
 		switch {
-		case readErr != nil:
-			b.orphans.add(rec.Try) // it may be stored later; nothing will have been sent under it
-			b.Observer.Trouble("cannot tell whether a claim was stored", "error", readErr)
-			return fate{kind: again, delay: troubleDelay}, false
 		case p.rec.State == Running && p.rec.Try == rec.Try:
 			return fate{}, true
-		case p.rev != before || errors.Is(err, ErrConflict):
+		case p.rev != before: // and so a write of ours on its way will be refused
 			return fate{kind: none}, false
+		case errors.Is(err, ErrConflict): // with a write that is on its way, ours or another's
+			return lost(troubleDelay)
 		case b.Now().After(deadline):
-			b.orphans.add(rec.Try)
-			return fate{kind: again}, false
+			return lost(0)
 		}
 	}
 }
@@ -56,7 +64,7 @@ func (b *Bridge) reread(ctx context.Context, p *pair) error {
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	p.rec, p.rev, p.storedAt = entry.Record, entry.Revision, entry.StoredAt
+	p.adopt(entry)
 	return nil
 }
 
@@ -74,6 +82,9 @@ func (b *Bridge) release(ctx context.Context, e *occurrence, p *pair, f *Failure
 		} else {
 			rec.Attempts--
 		}
+		if f.Reason == ReasonOutcomeUnknown {
+			rec.Unclear++ // it may have had an effect, and is repeated by choice (R17)
+		}
 		rev, err := b.Ledger.Put(ctx, p.key, &rec, p.rev)
 		if err == nil {
 			p.rec, p.rev = rec, rev
@@ -81,7 +92,6 @@ func (b *Bridge) release(ctx context.Context, e *occurrence, p *pair, f *Failure
 			return fate{}, true
 		}
 		if !b.again(ctx, p, err) {
-			b.orphans.add(try)
 			return fate{kind: again, delay: troubleDelay}, false
 		}
 		switch {
@@ -96,6 +106,7 @@ func (b *Bridge) release(ctx context.Context, e *occurrence, p *pair, f *Failure
 // again looks what the record says now, after a write that did not succeed. It
 // keeps asking while NATS is away: what is known of a run must not be lost.
 func (b *Bridge) again(ctx context.Context, p *pair, err error) bool {
+	before, conflict := p.rev, errors.Is(err, ErrConflict)
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		if !errors.Is(err, ErrConflict) {
 			b.Observer.Trouble("cannot write to the ledger", "error", err)
@@ -104,7 +115,8 @@ func (b *Bridge) again(ctx context.Context, p *pair, err error) bool {
 			}
 		}
 		if err = b.reread(ctx, p); err == nil {
-			return true
+			// A conflict with what has not changed is one with a write still on its way.
+			return !conflict || p.rev != before || sleep(ctx, pause)
 		}
 	}
 }
@@ -122,10 +134,16 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // fromRecord is the fate of a pair whose record somebody else has moved on.
 func (b *Bridge) fromRecord(ctx context.Context, e *occurrence, p *pair) fate {
-	switch p.rec.State {
-	case Succeeded, Failed, UnknownSt:
+	switch {
+	case p.rec.State == "": // it is not there any more, or not yet
+		return fate{kind: again, delay: troubleDelay}
+	case p.rec.Version > recordVersion:
+		return fate{kind: again, delay: time.Minute} // a newer bridge's: leave it to one
+	case p.rec.Content != e.content:
+		return b.reused(ctx, e, p)
+	case p.rec.State.Final() || p.rec.State == UnknownSt:
 		return b.finish(ctx, e, p)
-	case Running:
+	case p.rec.State == Running:
 		return fate{kind: inDoubt}
 	default:
 		return fate{kind: waits, delay: max(0, p.rec.NotBefore.Sub(b.Now()))}
@@ -138,18 +156,12 @@ func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Recor
 	try, wasRunning := p.rec.Try, p.rec.State == Running
 	rec.ConcludedAt = b.Now().UTC()
 	for {
-		overturns := p.rec.State == UnknownSt
-		rev, err := b.Ledger.Put(ctx, p.key, &rec, p.rev)
+		rec.Overturned = p.rec.State == UnknownSt
+		before := p.rev
+		rev, err := b.Ledger.Put(ctx, p.key, &rec, before)
 		if err == nil {
 			p.rec, p.rev = rec, rev
-			b.Hook("recorded", p.key)
-			b.Observer.Ended(p.routeName(), p.action(), rec.State, rec.Reason, b.Now().Sub(e.d.Stored))
-			if overturns {
-				if err := b.Outbox.Withdraw(ctx, p.key, p.route); err != nil {
-					b.Observer.Trouble("cannot withdraw a dead letter whose outcome became known", "route", p.route, "error", err)
-				}
-			}
-			return b.publish(ctx, e, p)
+			return b.concluded(ctx, e, p)
 		}
 		if !wasRunning && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrUnclear) {
 			b.Observer.Trouble("cannot write to the ledger", "error", err)
@@ -158,15 +170,25 @@ func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Recor
 		if !b.again(ctx, p, err) {
 			return fate{kind: again, delay: troubleDelay}
 		}
-		mine := p.rec.Try == try
+		ours := wasRunning && p.rec.Try == try
 		switch {
-		case p.rec.State == Running && mine && wasRunning: // a revision of ours that was stored late: once more
-		case p.rec.State == UnknownSt && mine && rec.State != UnknownSt: // R6
-		case p.rec.State == "" && !wasRunning, p.rec.State == Waiting && !wasRunning: // not stored, nobody else: once more
+		case p.rec.State == rec.State && p.rec.Try == rec.Try && p.rec.ConcludedAt.Equal(rec.ConcludedAt):
+			return b.concluded(ctx, e, p) // stored, although nobody said so
+		case p.rev == before: // not stored, and nobody else came: once more
+		case ours && p.rec.State == Running: // a write of ours that was stored late: once more
+		case ours && p.rec.State == UnknownSt && rec.State != UnknownSt: // R6
+		case wasRunning && p.rec.State == "": // the ledger was lost; what we know of the run is not
 		default:
 			return b.fromRecord(ctx, e, p)
 		}
 	}
+}
+
+// concluded publishes an outcome that was recorded just now.
+func (b *Bridge) concluded(ctx context.Context, e *occurrence, p *pair) fate {
+	b.Hook("recorded", p.key)
+	b.Observer.Ended(p.routeName(), p.action(), p.rec.State, p.rec.Reason, b.Now().Sub(e.d.Stored))
+	return b.publish(ctx, e, p)
 }
 
 // finish ends a pair whose record already has its outcome: the first such
@@ -200,7 +222,12 @@ func (b *Bridge) publish(ctx context.Context, e *occurrence, p *pair) fate {
 		err = b.Outbox.Result(ctx, b.result(p))
 		err = errors.Join(err, <-stored)
 	default:
-		err = b.Outbox.Dead(ctx, b.letter(e, p))
+		if err = b.Outbox.Dead(ctx, b.letter(e, p)); err == nil {
+			err = b.recheck(ctx, p)
+		}
+	}
+	if p.rec.Overturned {
+		b.withdraw(ctx, p)
 	}
 	if err != nil {
 		b.Observer.Trouble("cannot publish an outcome", "route", p.route, "error", err)
@@ -208,6 +235,25 @@ func (b *Bridge) publish(ctx context.Context, e *occurrence, p *pair) fate {
 	}
 	b.Hook("published", p.key)
 	return fate{kind: ended}
+}
+
+// recheck withdraws the letter of an unknown whose evidence came while the
+// letter was on its way: who brought it found none to withdraw (R6).
+func (b *Bridge) recheck(ctx context.Context, p *pair) error {
+	entry, err := b.Ledger.Get(ctx, p.key)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if entry.Record.State.Final() {
+		b.withdraw(ctx, p)
+	}
+	return nil
+}
+
+func (b *Bridge) withdraw(ctx context.Context, p *pair) {
+	if err := b.Outbox.Withdraw(ctx, p.key, p.route); err != nil {
+		b.Observer.Trouble("cannot withdraw a dead letter whose outcome became known", "route", p.route, "error", err)
+	}
 }
 
 func (b *Bridge) letter(e *occurrence, p *pair) DeadLetter {
@@ -273,14 +319,19 @@ func (b *Bridge) weigh(ctx context.Context, e *occurrence, p *pair, log RunLog, 
 		return b.conclude(ctx, e, p, p.refused(f, took))
 	case f.Kind == Unknown:
 		return b.undecided(ctx, e, p, f)
+	case p.rec.State != Running:
+		return b.fromRecord(ctx, e, p)
+	case p.exhausted(f):
+		return b.conclude(ctx, e, p, p.refused(f.last(), took))
 	default: // a log that proves that nothing happened
-		if p.rec.State != Running {
-			return b.fromRecord(ctx, e, p)
+		wait := time.Second
+		if p.handler != nil {
+			wait = p.backoff(f)
 		}
-		if fate, ok := b.release(ctx, e, p, f, time.Second); !ok {
+		if fate, ok := b.release(ctx, e, p, f, wait); !ok {
 			return fate
 		}
-		return fate{kind: waits, delay: time.Second}
+		return fate{kind: waits, delay: wait}
 	}
 }
 
@@ -291,7 +342,6 @@ func (b *Bridge) undecided(ctx context.Context, e *occurrence, p *pair, f *Failu
 	if h := p.handler; h != nil && h.Action != nil && p.rec.State == Running && p.rec.Attempts < h.Retry.Attempts {
 		chosen := h.OnUnknown == "retry" && p.rec.Unclear == 0
 		if chosen || h.Action.Safe {
-			p.rec.Unclear++
 			step := &Failure{Kind: Temporary, Reason: ReasonOutcomeUnknown}
 			wait := p.backoff(step)
 			if fate, ok := b.release(ctx, e, p, step, wait); !ok {
