@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -101,14 +104,22 @@ func (c *checker) run(paths []string, live bool) error {
 
 func (c *checker) file(path string, env *config.Env) *config.File {
 	file, problems := config.Load(path, os.LookupEnv)
-	if file == nil || problems.Errors() {
+	if file == nil {
+		if path != env.Bridge.Config {
+			for i := range problems {
+				problems[i].Hint = "" // it is about BRIDGE_CONFIG
+			}
+		}
 		c.add(problems)
 		return nil
 	}
 	table, more := handlers.Compile(file, catalog.Builtin(), handlers.Options{Commands: env.Bridge.Commands, DefaultConnection: env.Membrane.Connection})
-	problems = append(problems, more...)
-	problems = append(problems, config.Check(env, file)...)
+	problems = append(problems, news(problems, more)...)
+	problems = append(problems, news(problems, config.Check(env, file))...)
 	problems = append(problems, env.CheckListeners(file)...)
+	slices.SortStableFunc(problems, func(a, b config.Problem) int {
+		return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
+	})
 	c.add(problems)
 	c.routes += len(file.Routes)
 	if problems.Errors() {
@@ -119,6 +130,19 @@ func (c *checker) file(path string, env *config.Env) *config.File {
 		c.Tests = append(c.Tests, reportTest{File: t.Pos.File, Line: t.Pos.Line, TestResult: t})
 	}
 	return file
+}
+
+// news are the later problems that the earlier ones did not cause: what could
+// not be read is missing from the file, and is missed wherever it is used.
+func news(earlier, later config.Problems) config.Problems {
+	if !earlier.Errors() {
+		return later
+	}
+	return slices.DeleteFunc(slices.Clone(later), func(p config.Problem) bool {
+		return p.Pos.Line == 0 || slices.ContainsFunc(earlier, func(e config.Problem) bool {
+			return e.Level == config.LevelError && e.Pos == p.Pos
+		})
+	})
 }
 
 func (c *checker) add(problems config.Problems) {
@@ -136,6 +160,9 @@ func (c *checker) live(env *config.Env, files []*config.File) {
 		l := reportLive{What: what, OK: true}
 		if err := f(ctx); err != nil {
 			l.OK, l.Error, c.OK = false, err.Error(), false
+			if f, ok := errors.AsType[*bridge.Failure](err); ok {
+				l.Error = f.Message // its kind is about events
+			}
 		}
 		c.Live = append(c.Live, l)
 		return l.OK
@@ -223,7 +250,22 @@ func (c *checker) print() {
 	if !c.OK {
 		verdict = "not ok"
 	}
-	c.cmd.Printf("%s: %d routes, %d of %d tests passed, %d problems\n", verdict, c.routes, passed, len(c.Tests), len(c.Problems))
+	errs, warnings := 0, 0
+	for _, p := range c.Problems {
+		if p.Level == config.LevelError {
+			errs++
+		} else {
+			warnings++
+		}
+	}
+	c.cmd.Printf("%s: %s, %d of %s passed, %s, %s\n", verdict, count(c.routes, "route"), passed, count(len(c.Tests), "test"), count(errs, "error"), count(warnings, "warning"))
+}
+
+func count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
 }
 
 func healthy(ctx context.Context, client *membrane.Client, idOrKey string) error {

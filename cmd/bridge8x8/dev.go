@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/bridge8x8/bridge8x8/bridge"
 	"github.com/bridge8x8/bridge8x8/bridge/app"
 	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
 	"github.com/bridge8x8/bridge8x8/bridge/sandbox"
@@ -228,40 +229,50 @@ func (d *dev) sendSamples(ctx context.Context, a *app.App, file *config.File) er
 			return err
 		}
 	}
-	texts, delivered, bad := 0, 0, 0
+	texts, delivered := 0, 0
+	failed, letters := map[string]bool{}, map[string]bool{} // event ids
 	limit := time.NewTimer(onceLimit)
 	defer limit.Stop()
 	for len(waiting) > 0 || delivered < texts {
 		select {
 		case s := <-seen:
+			id := s.Event.RawID // of the original of a dead letter
 			switch s.What {
 			case app.SawDeadLetter:
-				bad++
-				delete(waiting, s.Event.RawID)
+				letters[id] = true
+				if s.Reason == string(bridge.ReasonOutcomeUnknown) {
+					failed[id] = true // and no result tells of it
+				}
 			case app.SawFrom8x8:
 				if final(s) {
 					delivered++
 				}
+				continue
 			default:
 				var data app.ResultData
 				_ = json.Unmarshal(s.Event.Data(), &data)
-				delete(waiting, data.Cause.ID)
-				if !strings.HasSuffix(s.Event.Type(), ".succeeded") {
-					bad++
+				id = data.Cause.ID
+				if data.Error == nil {
+					delete(waiting, id)
+					texts += accepted(data)
+					continue
 				}
-				texts += accepted(data)
+				failed[id] = true
+			}
+			if failed[id] && letters[id] {
+				delete(waiting, id)
 			}
 		case <-limit.C:
-			return fmt.Errorf("after %v, %d events have no outcome and %d of %d text messages no last receipt", onceLimit, len(waiting), texts-delivered, texts)
+			return fmt.Errorf("after %v, %s have no outcome, and %d of %d text messages no last receipt", onceLimit, count(len(waiting), "event"), texts-delivered, texts)
 		case <-ctx.Done():
 			return errSilent
 		}
 	}
-	if bad > 0 {
-		return fmt.Errorf("%d outcomes were no successes", bad)
+	if len(failed) > 0 {
+		return fmt.Errorf("%d of %s did not end well", len(failed), count(len(events), "event"))
 	}
 	if !d.json {
-		d.cmd.Printf("done: %d events, %d text messages delivered (to the sandbox)\n", len(events), delivered)
+		d.cmd.Printf("done: %s, %s delivered (to the sandbox)\n", count(len(events), "event"), count(delivered, "text message"))
 	}
 	return nil
 }

@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errs)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	switch {
 	case err == nil:
 		return exitDone
@@ -65,7 +65,10 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	}
 	_, _ = fmt.Fprintln(errs, "bridge8x8:", err)
 	if _, ok := errors.AsType[usageError](err); ok || strings.HasPrefix(err.Error(), "unknown command") {
-		_, _ = fmt.Fprintln(errs, "try: bridge8x8 --help")
+		if cmd.Name() == "help" {
+			cmd = root
+		}
+		_, _ = fmt.Fprintf(errs, "try: %s --help\n", cmd.CommandPath())
 		return exitUsage
 	}
 	return exitFail
@@ -90,22 +93,62 @@ file (BRIDGE_CONFIG). Exit codes: 0 done, 1 failed or found problems, 2 wrong us
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newServe(), newDev(), newCheck(), newSend(), newTail(), newSandbox(), newVersion())
+	root.SetHelpCommand(newHelp())
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" {
+			c.Short, c.Args = "print a completion script for your shell", noArgs
+			c.Example = "  bridge8x8 completion bash > /etc/bash_completion.d/bridge8x8"
+			c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
 	return root
 }
 
+// noArgs refuses arguments. Those of a command that has others below it are
+// commands that do not exist.
 func noArgs(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
+	switch {
+	case len(args) == 0:
 		return nil
+	case cmd.HasSubCommands():
+		return unknownCommand(cmd, args[0])
 	}
-	if cmd.HasSubCommands() {
-		return usagef("unknown command %q", args[0])
+	return usagef("%s takes no arguments, and got %q", cmd.Name(), args[0])
+}
+
+func unknownCommand(parent *cobra.Command, name string) error {
+	if parent.SuggestionsMinimumDistance <= 0 {
+		parent.SuggestionsMinimumDistance = 2
 	}
-	return usagef("%s takes no arguments, and got %q", cmd.CommandPath(), args[0])
+	if near := parent.SuggestionsFor(name); len(near) > 0 {
+		return usagef("unknown command %q; did you mean %s?", name, strings.Join(near, " or "))
+	}
+	return usagef("unknown command %q", name)
+}
+
+// newHelp stands for cobra's own, which takes a command that does not exist for none.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [command]", Short: "print the help of a command",
+		Example: "  bridge8x8 help send",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			target, left, err := cmd.Root().Find(args)
+			if err != nil || len(left) > 0 {
+				return unknownCommand(cmd.Root(), args[0])
+			}
+			target.InitDefaultHelpFlag()
+			return target.Help()
+		},
+	}
 }
 
 func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "print the version", Args: noArgs,
+		Long: `Prints the version: the number of a release, or else the commit that it was built
+from, where that is known.`,
+		Example: "  bridge8x8 version",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cmd.Println("bridge8x8 " + versionText())
 			return nil

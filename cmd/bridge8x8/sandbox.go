@@ -28,6 +28,9 @@ anybody and counts every effect.
 		Example: `  bridge8x8 sandbox --addr 127.0.0.1:8070 --webhook http://127.0.0.1:8080/webhooks/8x8
   MEMBRANE_API_URL=http://127.0.0.1:8070 MEMBRANE_TOKEN=pat-sandbox bridge8x8 serve`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, _, err := net.SplitHostPort(addr); err != nil {
+				return usagef("--addr %q is no address to listen on; write host:port, such as 127.0.0.1:8070", addr)
+			}
 			if !config.Loopback(addr) {
 				return usagef("--addr %s is not on this machine: everybody knows the sandbox's token", addr)
 			}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/bridge8x8/bridge8x8/bridge/app"
 	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
+	"github.com/bridge8x8/bridge8x8/config"
 )
 
 type sendFlags struct {
@@ -59,12 +61,15 @@ success, 1 if one is a failure or none came in time.`,
 	flags.StringVar(&f.http, "http", "", "post to this `URL` instead of publishing on NATS")
 	flags.StringVar(&f.tokenFile, "token-file", "", "`file` with the bearer token for --http (default: BRIDGE_HTTP_TOKEN)")
 	flags.BoolVar(&f.wait, "wait", false, "wait for what comes of it, over NATS")
-	flags.DurationVar(&f.timeout, "timeout", 90*time.Second, "how long --wait waits")
-	flags.BoolVar(&f.json, "json", false, "print outcomes as CloudEvents, one per line")
+	flags.DurationVar(&f.timeout, "timeout", 90*time.Second, "with --wait: how long")
+	flags.BoolVar(&f.json, "json", false, "with --wait: print outcomes as CloudEvents, one per line")
 	return cmd
 }
 
 func send(cmd *cobra.Command, args []string, f sendFlags) error {
+	if err := f.check(); err != nil {
+		return err
+	}
 	e, err := f.event(cmd.InOrStdin(), args)
 	if err != nil {
 		return err
@@ -118,6 +123,25 @@ func send(cmd *cobra.Command, args []string, f sendFlags) error {
 		return nil
 	}
 	return f.await(ctx, outcomes)
+}
+
+// check refuses flags that would be without effect, before anything is done.
+func (f *sendFlags) check() error {
+	if f.http != "" {
+		u, err := url.Parse(f.http)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return usagef("--http %q is no http or https address; write it like http://127.0.0.1:8080/events", config.MaskURL(f.http))
+		}
+	}
+	switch {
+	case f.tokenFile != "" && f.http == "":
+		return usagef("--token-file goes with --http")
+	case f.json && !f.wait:
+		return usagef("--json goes with --wait: without it there are no outcomes to print")
+	case f.timeout <= 0:
+		return usagef("--timeout %v: must be longer than nothing", f.timeout)
+	}
+	return nil
 }
 
 // follow reports what concerns e: true for a success, false for a failure.
@@ -184,7 +208,11 @@ func (f *sendFlags) event(in io.Reader, args []string) (cloudevent.Event, error)
 		}
 		e, err := cloudevent.FromJSON(bytes.TrimSpace(body))
 		if err != nil {
-			return cloudevent.Event{}, fmt.Errorf("%s: %w", args[0], err)
+			from := args[0]
+			if from == "-" {
+				from = "the standard input"
+			}
+			return cloudevent.Event{}, fmt.Errorf("%s holds no event: %w", from, err)
 		}
 		return e, nil
 	}
@@ -215,20 +243,24 @@ func (f *sendFlags) event(in io.Reader, args []string) (cloudevent.Event, error)
 	if err != nil {
 		return cloudevent.Event{}, err
 	}
-	return cloudevent.FromJSON(body)
+	e, err := cloudevent.FromJSON(body)
+	if err != nil {
+		return cloudevent.Event{}, usagef("the flags give no event: %w", err)
+	}
+	return e, nil
 }
 
 // post sends an event over HTTP in structured mode.
-func post(ctx context.Context, url, token string, e cloudevent.Event) error {
+func post(ctx context.Context, address, token string, e cloudevent.Event) error {
 	body, err := cloudevent.ToJSON(&e)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
 	if err != nil {
-		return usagef("--http %q: not a URL", url)
+		return fmt.Errorf("--http: %w", err)
 	}
 	req.Header.Set("Content-Type", cloudevent.ContentTypeStructured)
 	if token != "" {
@@ -237,7 +269,7 @@ func post(ctx context.Context, url, token string, e cloudevent.Event) error {
 	client := &http.Client{Timeout: 30 * time.Second}
 	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("post to %s: %w", url, errors.Unwrap(err))
+		return fmt.Errorf("post to %s: %w", address, errors.Unwrap(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode/100 == 2 {
@@ -246,7 +278,7 @@ func post(ctx context.Context, url, token string, e cloudevent.Event) error {
 	answer, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	var problem struct{ Title, Detail string }
 	if json.Unmarshal(answer, &problem) == nil && problem.Title != "" {
-		return fmt.Errorf("%s answered %d: %s: %s", url, resp.StatusCode, problem.Title, problem.Detail)
+		return fmt.Errorf("%s answered %d: %s: %s", address, resp.StatusCode, problem.Title, problem.Detail)
 	}
-	return fmt.Errorf("%s answered %s", url, resp.Status)
+	return fmt.Errorf("%s answered %s", address, resp.Status)
 }
