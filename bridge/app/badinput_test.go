@@ -104,7 +104,7 @@ func startWhole(t *testing.T, o wholeOptions) *wholeBridge {
 		t.Fatal(problems)
 	}
 	a, err := app.New(app.Options{
-		Env: env, Version: "test", Logger: o.log, File: file, FastStore: true, LogMargin: 500 * time.Millisecond,
+		Env: env, Version: "test", Logger: o.log, File: file, FastStore: true, LogMargin: 2 * time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)
