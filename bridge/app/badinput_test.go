@@ -230,7 +230,7 @@ func trialEvent(id, eventType string, data map[string]any) []byte {
 // post sends an event to POST /events, which must take it.
 func (w *wholeBridge) post(t *testing.T, event []byte) {
 	t.Helper()
-	answer := w.request(t, http.MethodPost, "/events", event, "Content-Type", "application/cloudevents+json")
+	answer := w.request(t, "/events", event, "Content-Type", "application/cloudevents+json")
 	if answer.status != http.StatusAccepted {
 		t.Fatalf("POST /events: %d %s", answer.status, answer.body)
 	}
@@ -242,10 +242,10 @@ type httpAnswer struct {
 	body   string
 }
 
-// request makes a request of the public listener; headers are names and values.
-func (w *wholeBridge) request(t *testing.T, method, path string, body []byte, headers ...string) httpAnswer {
+// request posts to the public listener; headers are names and values.
+func (w *wholeBridge) request(t *testing.T, path string, body []byte, headers ...string) httpAnswer {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, w.public+path, bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.public+path, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -915,7 +915,7 @@ func TestRefusedOverHTTP(t *testing.T) {
 			if test.token != "" {
 				headers = append(slices.Clone(headers), "Authorization", "Bearer "+test.token)
 			}
-			answer := w.request(t, http.MethodPost, "/events", []byte(test.body), headers...)
+			answer := w.request(t, "/events", []byte(test.body), headers...)
 			if answer.status != test.status || answer.header.Get("Content-Type") != "application/problem+json" {
 				t.Errorf("%d %s, want %d application/problem+json", answer.status, answer.header.Get("Content-Type"), test.status)
 			}
@@ -942,7 +942,7 @@ func TestRefusedOverHTTP(t *testing.T) {
 		t.Errorf("%d messages are stored of what was refused", stored)
 	}
 	for i, token := range []string{"first-token", "second-token"} {
-		answer := w.request(t, http.MethodPost, "/events", trialEvent(fmt.Sprint("token-", i), "com.example.http", goodData),
+		answer := w.request(t, "/events", trialEvent(fmt.Sprint("token-", i), "com.example.http", goodData),
 			"Content-Type", structured, "Authorization", "Bearer "+token)
 		if answer.status != http.StatusAccepted {
 			t.Errorf("with token %d: %d %s", i+1, answer.status, answer.body)

@@ -116,6 +116,7 @@ func TestNothingSecretShows(t *testing.T) {
 }
 
 func nothingSecretShows(t *testing.T, format, signIn string) {
+	t.Helper()
 	answered := []struct {
 		name   string
 		faults []sandbox.Fault
@@ -189,7 +190,7 @@ func nothingSecretShows(t *testing.T, format, signIn string) {
 	}
 	data := map[string]any{"to": "+1" + canaryPhone, "text": canaryText + " for " + canaryName}
 	post := func(body []byte, headers ...string) httpAnswer {
-		return w.request(t, http.MethodPost, "/events", body, append([]string{"Content-Type", "application/cloudevents+json", "Authorization", "Bearer " + canaryHTTP}, headers...)...)
+		return w.request(t, "/events", body, append([]string{"Content-Type", "application/cloudevents+json", "Authorization", "Bearer " + canaryHTTP}, headers...)...)
 	}
 
 	for _, a := range answered {
@@ -225,11 +226,11 @@ func nothingSecretShows(t *testing.T, format, signIn string) {
 		secretive(t, "the answer to "+fmt.Sprint(request.headers), answer.body+fmt.Sprint(answer.header))
 	}
 	for _, path := range []string{"/webhooks/8x8/" + canaryHook + "x", "/webhooks/" + canaryText, "/events?access_token=x" + canaryHTTP, "/" + canaryPhone} {
-		answer := w.request(t, http.MethodPost, path, []byte(`{"payload":"`+canaryText+`"}`), "Content-Type", "application/cloudevents+json")
+		answer := w.request(t, path, []byte(`{"payload":"`+canaryText+`"}`), "Content-Type", "application/cloudevents+json")
 		secretive(t, "the answer at an address", answer.body+fmt.Sprint(answer.header))
 	}
 	for _, body := range []string{canaryText, `{"namespace":"SMS","payload":{"source":"` + canaryPhone + `","body":"` + canaryText + `"}}`} {
-		answer := w.request(t, http.MethodPost, "/webhooks/8x8/"+canaryHook, []byte(body), "Content-Type", "application/json")
+		answer := w.request(t, "/webhooks/8x8/"+canaryHook, []byte(body), "Content-Type", "application/json")
 		secretive(t, "the answer to a webhook", answer.body+fmt.Sprint(answer.header))
 	}
 	if _, err := w.box.Inbound("+1"+canaryPhone, "", canaryText); err != nil {
