@@ -241,9 +241,9 @@ func TestGateTenants(t *testing.T) {
 	if h.connectionClosed("main") {
 		t.Error("the connection is closed for all because one tenant's is")
 	}
-	due, _ := h.next()
 	h.clock = h.clock.Add(time.Second)
-	if due, _ = h.next(); len(due) != 1 {
+	due, _ := h.next()
+	if len(due) != 1 {
 		t.Fatalf("%d gates to be probed, want 1", len(due))
 	}
 	for _, place := range due {

@@ -381,8 +381,8 @@ func TestParsedFieldNamesAreUnique(t *testing.T) {
 	seen := map[string]string{}
 	var walk func(reflect.Type)
 	walk = func(s reflect.Type) {
-		for i := range s.NumField() {
-			field := s.Field(i)
+		for field := range s.Fields() {
+			field := field
 			name := field.Tag.Get("env")
 			switch {
 			case name == "" && field.Type.Kind() == reflect.Struct:

@@ -34,8 +34,8 @@ func EnvReference() []EnvVar {
 }
 
 func appendVars(vars []EnvVar, t reflect.Type) []EnvVar {
-	for i := range t.NumField() {
-		field := t.Field(i)
+	for field := range t.Fields() {
+		field := field
 		name := field.Tag.Get("env")
 		switch {
 		case name != "":
@@ -103,9 +103,9 @@ func (l *envLoader) fail(name, code, hint, format string, args ...any) {
 	})
 }
 
-func (l *envLoader) warn(name, code, hint, format string, args ...any) {
+func (l *envLoader) warn(name, code, hint, text string) {
 	l.problems = append(l.problems, Problem{
-		Level: LevelWarning, Code: code, Msg: name + " " + fmt.Sprintf(format, args...), Hint: hint,
+		Level: LevelWarning, Code: code, Msg: name + " " + text, Hint: hint,
 	})
 }
 
@@ -214,8 +214,8 @@ func (l *envLoader) parse() variables {
 // parsedFields maps the name of each Go field whose value can fail to parse to
 // its variable. Those names are unique, which a test holds.
 func parsedFields(names map[string]EnvVar, t reflect.Type) map[string]EnvVar {
-	for i := range t.NumField() {
-		field := t.Field(i)
+	for field := range t.Fields() {
+		field := field
 		switch {
 		case field.Tag.Get("env") == "":
 			if field.Type.Kind() == reflect.Struct {

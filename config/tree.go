@@ -55,7 +55,7 @@ func (t *treeReader) read(data []byte) Value {
 	}
 	var document, second yaml.Node
 	switch err := loader.Load(&document); {
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return Value{}
 	case err != nil:
 		t.syntax(data, err)
@@ -63,7 +63,7 @@ func (t *treeReader) read(data []byte) Value {
 	}
 	// The composer has checked the first document only.
 	switch err := loader.Load(&second); {
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 	case err != nil:
 		t.syntax(data, err)
 	default:

@@ -133,7 +133,7 @@ func fromHeader(header map[string][]string, contentType string, outranks bool) (
 }
 
 func (r *reading) header(a attr, name []byte, values []string) *MalformedError {
-	ext := ""
+	var ext string
 	var err *MalformedError
 	if a == extension {
 		ext = string(name)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,7 +51,7 @@ func refuse(status int, code, detail string) answer {
 
 // with adds a header; a later value of a name replaces an earlier one.
 func (a answer) with(name, value string) answer {
-	a.header = append(a.header[:len(a.header):len(a.header)], [2]string{name, value})
+	a.header = append(slices.Clip(a.header), [2]string{name, value})
 	return a
 }
 

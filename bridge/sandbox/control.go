@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -186,7 +187,7 @@ func (s *Server) controlMessages(w http.ResponseWriter, _ *http.Request) {
 	a := s.world.Load().account
 	now := s.opts.Now()
 	a.mu.Lock()
-	order := a.order[:len(a.order):len(a.order)]
+	order := slices.Clip(a.order)
 	a.mu.Unlock()
 	items := make([]messageView, 0, len(order))
 	for _, m := range order {

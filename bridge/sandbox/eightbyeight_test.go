@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/csv"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -49,9 +50,7 @@ func TestSendIsValidated(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			input := object{"destination": "+12025550100", "text": "Hi"}
-			for name, value := range tt.input {
-				input[name] = value
-			}
+			maps.Copy(input, tt.input)
 			before := len(b.Effects())
 			if tt.code == 0 {
 				var sent sentSMS

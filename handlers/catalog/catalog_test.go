@@ -361,7 +361,7 @@ func TestLookup(t *testing.T) {
 	if _, ok := Builtin().Lookup("send-fax"); ok {
 		t.Error("Lookup finds an action that is not there")
 	}
-	if Builtin() != Builtin() {
+	if first := Builtin(); first != Builtin() {
 		t.Error("the catalog is built twice")
 	}
 }

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -137,7 +138,8 @@ func hasText(template any) bool {
 
 // under puts the message in front of the field that an error names.
 func under(message int, err error) error {
-	if problem, ok := err.(*InputError); ok {
+	problem := &InputError{}
+	if errors.As(err, &problem) {
 		problem.Field = "messages[" + strconv.Itoa(message) + "]." + problem.Field
 	}
 	return err

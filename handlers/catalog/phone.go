@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"errors"
 	"regexp"
 	"strconv"
 	"strings"
@@ -85,13 +86,13 @@ func phoneNumber(number, region string) (e164, broken string) {
 		return "", badCountry
 	}
 	parsed, err := phonenumbers.Parse(number, region)
-	switch err {
-	case nil:
-	case phonenumbers.ErrInvalidCountryCode:
+	switch {
+	case err == nil:
+	case errors.Is(err, phonenumbers.ErrInvalidCountryCode):
 		return "", badCalling
-	case phonenumbers.ErrNumTooLong:
+	case errors.Is(err, phonenumbers.ErrNumTooLong):
 		return "", tooLong
-	case phonenumbers.ErrTooShortNSN, phonenumbers.ErrTooShortAfterIDD:
+	case errors.Is(err, phonenumbers.ErrTooShortNSN), errors.Is(err, phonenumbers.ErrTooShortAfterIDD):
 		return "", tooShort
 	default:
 		return "", notNumber

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"encoding/json"
+	"maps"
 	"math/big"
 	"strings"
 	"testing"
@@ -244,9 +245,7 @@ func TestDropNulls(t *testing.T) {
 		"l":[{"a":"x"},{"a":null,"o":{"b":null,"c":1}},null]}`).(map[string]any)
 	before, _ := json.Marshal(event)
 	input := make(map[string]any)
-	for name, value := range event {
-		input[name] = value
-	}
+	maps.Copy(input, event)
 	schema.DropNulls(input)
 	want := decode(t, `{"n":null,"unnamed":null,"o":{"b":null},"free":{"x":null},"l":[{"a":"x"},{"o":{"c":1}},null]}`)
 	if diff := cmp.Diff(want, any(input)); diff != "" {
@@ -351,6 +350,7 @@ func BenchmarkValidate(b *testing.B) {
 	})
 }
 
+//nolint:paralleltest // it counts allocations, which others would add to
 func TestValidateAllocatesNothing(t *testing.T) {
 	action, _ := Builtin().Lookup("send-sms")
 	input := decode(t, `{"destination":"+12025550101","text":"Hi","subAccountId":"acme_hq","encoding":"AUTO"}`)
