@@ -132,8 +132,8 @@ func (a *App) load() (*config.File, *handlers.Table, error) {
 	if file == nil {
 		file, problems = config.Load(a.o.Env.Bridge.Config, a.o.Lookup)
 	}
-	if file == nil {
-		return nil, nil, problems
+	if problems.Errors() {
+		return nil, nil, problems // what follows from these would say the same again; check tells all
 	}
 	table, more := handlers.Compile(file, a.catalog, handlers.Options{
 		Commands: a.o.Env.Bridge.Commands, DefaultConnection: a.o.Env.Membrane.Connection,
