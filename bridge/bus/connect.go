@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -48,13 +49,18 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
 		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, reconnectWait),
 		nats.Timeout(2 * time.Second), nats.SetCustomDialer(dialer{net.Dialer{Timeout: 2 * time.Second}}), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
-		nats.ConnectHandler(func(*nats.Conn) { changed(true) }),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+		nats.ConnectHandler(func(nc *nats.Conn) {
+			changed(true)
+			if down.Swap(false) {
+				log.Info("NATS is here", "server", nc.ConnectedServerName())
+			}
+		}),
+		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
 			changed(false)
 			if p := publisher.Load(); p != nil {
 				p.disconnected()
 			}
-			if !down.Swap(true) {
+			if !nc.IsClosed() && !down.Swap(true) {
 				log.Warn("NATS is away", "error", text(err))
 			}
 		}),
@@ -79,15 +85,19 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 		return nil, err
 	}
 	opts = append(append(opts, auth...), extra...)
-	url := env.URL
+	servers := env.URL
 	if env.Embedded() {
-		url = "nats://127.0.0.1:4222" // unused: the in-process option replaces the dialling
+		servers = "nats://127.0.0.1:4222" // unused: the in-process option replaces the dialling
 	}
-	if c.NC, err = nats.Connect(url, opts...); err != nil {
+	if c.NC, err = nats.Connect(servers, opts...); err != nil {
+		if bad, ok := errors.AsType[*url.Error](err); ok {
+			err = fmt.Errorf("NATS_URL: %w", bad.Err) // the whole would show a password in it
+		}
 		return nil, fmt.Errorf("connect to NATS: %s", text(err))
 	}
-	if !c.NC.IsConnected() && !down.Swap(true) {
-		log.Warn("NATS cannot be reached yet; waiting for it", "url", c.NC.Opts.Url)
+	// Where the first attempt does not say why it failed, the next one does.
+	if err := c.NC.LastError(); err != nil && !c.NC.IsConnected() && !down.Swap(true) {
+		log.Warn("NATS cannot be reached", "error", text(err))
 	}
 	c.JS, err = jetstream.New(c.NC, jetstream.WithDefaultTimeout(5*time.Second))
 	if err == nil {
