@@ -382,7 +382,6 @@ func TestParsedFieldNamesAreUnique(t *testing.T) {
 	var walk func(reflect.Type)
 	walk = func(s reflect.Type) {
 		for field := range s.Fields() {
-			field := field
 			name := field.Tag.Get("env")
 			switch {
 			case name == "" && field.Type.Kind() == reflect.Struct:

@@ -35,7 +35,6 @@ func EnvReference() []EnvVar {
 
 func appendVars(vars []EnvVar, t reflect.Type) []EnvVar {
 	for field := range t.Fields() {
-		field := field
 		name := field.Tag.Get("env")
 		switch {
 		case name != "":
@@ -215,7 +214,6 @@ func (l *envLoader) parse() variables {
 // its variable. Those names are unique, which a test holds.
 func parsedFields(names map[string]EnvVar, t reflect.Type) map[string]EnvVar {
 	for field := range t.Fields() {
-		field := field
 		switch {
 		case field.Tag.Get("env") == "":
 			if field.Type.Kind() == reflect.Struct {
