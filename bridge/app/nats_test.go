@@ -155,7 +155,7 @@ func TestEmbeddedRestart(t *testing.T) {
 	box.Control("faults", `[{"kind":"rate-limit","retryAfter":1},{"kind":"refuse","times":-1}]`)
 	dir := filepath.Join(t.TempDir(), "data")
 	addr := bridgetest.FreeAddr(t)
-	settings := map[string]string{"BRIDGE_DATA_DIR": dir, "BRIDGE_NATS_ADDR": addr}
+	settings := map[string]string{"BRIDGE_DATA_DIR": dir, "BRIDGE_NATS_ADDR": addr, "BRIDGE_ACK_WAIT": "1s"}
 	served := bridgetest.Serve(t, "embedded", box, "", settings)
 	served.Start()
 	served.AwaitReady()
@@ -310,7 +310,10 @@ sources:
 // to those that wait for it.
 func TestRenamedRouteKeepsItsIdentity(t *testing.T) {
 	t.Parallel()
-	o := bridgetest.Options{Dir: t.TempDir(), Sandbox: bridgetest.NewSandbox(t, sandbox.Options{ReceiptDelay: -1})}
+	o := bridgetest.Options{
+		Env: map[string]string{"BRIDGE_ACK_WAIT": "1s"}, Dir: t.TempDir(),
+		Sandbox: bridgetest.NewSandbox(t, sandbox.Options{ReceiptDelay: -1}),
+	}
 	first := bridgetest.Start(t, o)
 	b := watch(t, first.NATSURL)
 	s := sender{t: t, js: b.js}
