@@ -80,12 +80,15 @@ type App struct {
 }
 
 const (
-	// scale is how much larger streams are on a server of its own than on the
-	// embedded one, whose store is limited (natsd.DefaultMaxStore).
-	scale       = 4
-	ledgerBytes = 2 << 30
-	eventsName  = "events" // the source of everything that came in over HTTP or on our own subjects
-	reloadEvery = 5 * time.Second
+	// The ledger's share of the storage that is reserved, and that of all streams.
+	ledgerUnits = 2
+	allUnits    = 9
+	// What is reserved at most: on a server of its own, and on the embedded one,
+	// whose store is limited (natsd.DefaultMaxStore).
+	reserveMost     = 36 << 30
+	reserveEmbedded = 9 << 30
+	eventsName      = "events" // the source of everything that came in over HTTP or on our own subjects
+	reloadEvery     = 5 * time.Second
 )
 
 // New reads the configuration, compiles its routes and binds the listeners, so
@@ -291,20 +294,20 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 	}
 	a.waitFor("the streams")
 	b := a.o.Env.Bridge
-	size := int64(scale)
-	if a.server != nil {
-		size = 1
+	unit, err := a.unit(ctx)
+	if err != nil {
+		return err
 	}
 	l, err := ledger.Open(ctx, ledger.Options{
 		JetStream: a.conn.JS, Publish: a.conn.Publisher.Store, Unclear: func(err error) bool { return errors.Is(err, bus.ErrUnclear) },
-		Prefix: b.Prefix, Retention: b.Retention, Replicas: b.Replicas, MaxBytes: ledgerBytes * size,
+		Prefix: b.Prefix, Retention: b.Retention, Replicas: b.Replicas, MaxBytes: ledgerUnits * unit,
 		Logger: a.log, Healthy: a.outbox.Healthy, Failed: a.metrics.LedgerFailed,
 	})
 	if err != nil {
 		return err
 	}
 	a.ledger.Store(l)
-	if err := a.conn.EnsureStreams(ctx, a.names, b.Retention, b.Replicas, size); err != nil {
+	if err := a.conn.EnsureStreams(ctx, a.names, b.Retention, b.Replicas, unit); err != nil {
 		return err
 	}
 	a.bridge, err = bridge.New(bridge.Options{
@@ -326,6 +329,23 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 		a.taking.Wait()
 	})
 	return nil
+}
+
+// unit is what one share of the storage is, in bytes. Only the first start has
+// to find out; streams that are there keep their sizes.
+func (a *App) unit(ctx context.Context) (int64, error) {
+	most := int64(reserveMost)
+	if a.server != nil {
+		most = reserveEmbedded
+	}
+	if there, err := a.conn.Exists(ctx, ledger.StreamName(a.o.Env.Bridge.Prefix)); there || err != nil {
+		return most / allUnits, err
+	}
+	room, err := a.conn.Room(ctx, a.names, most, a.o.Env.Bridge.Replicas)
+	if err == nil && room < most {
+		a.log.Warn("the server has less room than the streams would take: they are smaller", "bytes", room, "wanted", most)
+	}
+	return room / allUnits, err
 }
 
 // take starts to take from the stream of events, from each source and from what was set aside.

@@ -25,7 +25,7 @@ type outside struct {
 func newOutside(t *testing.T, mode cloudevent.Mode, o natsd.Options) *outside {
 	t.Helper()
 	out := &outside{c: connect(t, startServer(t, o).ClientURL()), n: NewNames("bridge")}
-	if err := out.c.EnsureStreams(within(t), out.n, time.Hour, 1, 1); err != nil {
+	if err := out.c.EnsureStreams(within(t), out.n, time.Hour, 1, 1<<30); err != nil {
 		t.Fatal(err)
 	}
 	out.o = NewOutbox(out.c, out.n, mode)
@@ -238,7 +238,7 @@ func TestOutboxHealth(t *testing.T) {
 	if err := o.Healthy(); err == nil || err.Error() != "the last outcome could not be stored" {
 		t.Errorf("healthy: %v", err)
 	}
-	if err := c.EnsureStreams(ctx, n, time.Hour, 1, 1); err != nil {
+	if err := c.EnsureStreams(ctx, n, time.Hour, 1, 1<<30); err != nil {
 		t.Fatal(err)
 	}
 	// Nothing is claimed, so that there may be no outcome to try with: it looks by itself.

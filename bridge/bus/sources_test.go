@@ -161,7 +161,7 @@ func TestWatch(t *testing.T) {
 	if _, err := c.Watch(ctx, n.Results(), []string{n.AllResults()}, nil); err == nil {
 		t.Error("watches a stream that does not exist")
 	}
-	if err := c.EnsureStreams(ctx, n, time.Hour, 1, 1); err != nil {
+	if err := c.EnsureStreams(ctx, n, time.Hour, 1, 1<<30); err != nil {
 		t.Fatal(err)
 	}
 	store(t, c, "bridge.results.send-sms.failed", "before")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 )
 
 // Names are the bridge's names on the bus, made from its prefix.
@@ -105,13 +106,13 @@ func subjectSafe(s string) string {
 	return strings.Join(parts, ".")
 }
 
-// Sizes of the streams on an embedded server, in bytes. The dead letters' is the largest share of what
+// Shares of the streams in the storage that is reserved. The dead letters' is the largest share of what
 // an event needs, so that the intake fills and refuses before they do (R20).
 const (
-	eventsBytes  = 2 << 30
-	resultsBytes = 2 << 30
-	deadBytes    = 2 << 30
-	waitBytes    = 1 << 30
+	eventsUnits  = 2
+	resultsUnits = 2
+	deadUnits    = 2
+	waitUnits    = 1
 	// ageShare is how long our streams keep a message, as a share of the ledger's
 	// retention: it must be less than what the ledger remembers (R12).
 	ageShare        = 0.85
@@ -119,19 +120,49 @@ const (
 	smallest        = 64 << 20
 )
 
+// Room finds out how much storage can be reserved for all of the bridge's
+// streams together: want bytes, or the largest half of a half of it that the
+// server and the account have left. It asks by making a stream of that size and
+// removing it, since no other question has this answer.
+func (c *Conn) Room(ctx context.Context, n Names, want int64, replicas int) (int64, error) {
+	name := n.upper() + "_ROOM_" + nuid.Next()
+	for {
+		_, err := c.JS.CreateStream(ctx, jetstream.StreamConfig{
+			Name: name, Subjects: []string{n.prefix + ".room." + name}, Storage: jetstream.FileStorage,
+			MaxBytes: want, Replicas: max(1, replicas), Description: "bridge8x8: is there room for its streams?",
+		})
+		switch {
+		case err == nil:
+			return want, c.JS.DeleteStream(ctx, name)
+		case noRoom(err) && want > smallest:
+			want /= 2
+		default:
+			return 0, fmt.Errorf("reserve %d bytes for streams: %w", want, err)
+		}
+	}
+}
+
+// Exists says whether a stream is there.
+func (c *Conn) Exists(ctx context.Context, stream string) (bool, error) {
+	_, err := c.JS.Stream(ctx, stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // EnsureStreams makes the bridge's streams where they are missing. A stream that
-// is there is left as it is, as long as its subjects fit. scale multiplies the
-// sizes; where the server has less room, the largest share of them that fits is used.
-func (c *Conn) EnsureStreams(ctx context.Context, n Names, retention time.Duration, replicas int, scale int64) error {
+// is there is left as it is, as long as its subjects fit. unit is what one share is, in bytes.
+func (c *Conn) EnsureStreams(ctx context.Context, n Names, retention time.Duration, replicas int, unit int64) error {
 	age := time.Duration(float64(retention) * ageShare)
 	for _, s := range []jetstream.StreamConfig{
-		{Name: n.Events(), Subjects: []string{n.prefix + ".events.>"}, MaxBytes: eventsBytes, MaxAge: age, Description: "bridge8x8: everything that comes in"},
-		{Name: n.Results(), Subjects: []string{n.prefix + ".results.>"}, MaxBytes: resultsBytes, MaxAge: age, Description: "bridge8x8: outcomes"},
-		{Name: n.Dead(), Subjects: []string{n.prefix + ".dead.>"}, MaxBytes: deadBytes, Description: "bridge8x8: what was given up on"},
+		{Name: n.Events(), Subjects: []string{n.prefix + ".events.>"}, MaxBytes: eventsUnits, MaxAge: age, Description: "bridge8x8: everything that comes in"},
+		{Name: n.Results(), Subjects: []string{n.prefix + ".results.>"}, MaxBytes: resultsUnits, MaxAge: age, Description: "bridge8x8: outcomes"},
+		{Name: n.Dead(), Subjects: []string{n.prefix + ".dead.>"}, MaxBytes: deadUnits, Description: "bridge8x8: what was given up on"},
 		// An acknowledged pair leaves the stream: nothing else ever would, and once full it refuses (R10).
-		{Name: n.Wait(), Subjects: []string{n.prefix + ".wait.>"}, MaxBytes: waitBytes, MaxMsgsPerSubject: 1, Retention: jetstream.WorkQueuePolicy, Description: "bridge8x8: pairs that wait"},
+		{Name: n.Wait(), Subjects: []string{n.prefix + ".wait.>"}, MaxBytes: waitUnits, MaxMsgsPerSubject: 1, Retention: jetstream.WorkQueuePolicy, Description: "bridge8x8: pairs that wait"},
 	} {
-		s.MaxBytes *= scale
+		s.MaxBytes *= unit
 		s.Storage, s.Discard, s.Duplicates, s.Replicas = jetstream.FileStorage, jetstream.DiscardNew, min(duplicateWindow, nonzero(s.MaxAge)), max(1, replicas)
 		if err := c.ensureStream(ctx, s); err != nil {
 			return err

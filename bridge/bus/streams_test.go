@@ -38,7 +38,7 @@ func TestEnsureStreams(t *testing.T) {
 	c := connect(t, startServer(t, natsd.Options{}).ClientURL())
 	n := NewNames("acme")
 	for range 2 {
-		if err := c.EnsureStreams(ctx, n, 100*time.Hour, 1, 1); err != nil {
+		if err := c.EnsureStreams(ctx, n, 100*time.Hour, 1, 1<<30); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -70,7 +70,7 @@ func TestEnsureStreamsLeavesWhatIsThere(t *testing.T) {
 	makeStream(t, c, jetstream.StreamConfig{Name: "BRIDGE_EVENTS", Subjects: []string{"orders.>", "bridge.events.>"}, MaxBytes: 1 << 20, Storage: jetstream.MemoryStorage})
 	before := storedOf(t, c, "BRIDGE_EVENTS")
 	store(t, c, "bridge.events.x", "kept")
-	if err := c.EnsureStreams(within(t), NewNames("bridge"), time.Hour, 1, 1); err != nil {
+	if err := c.EnsureStreams(within(t), NewNames("bridge"), time.Hour, 1, 1<<30); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(before, storedOf(t, c, "BRIDGE_EVENTS")); diff != "" {
@@ -106,7 +106,7 @@ func TestEnsureStreamsRefuses(t *testing.T) {
 			t.Parallel()
 			c := connect(t, startServer(t, natsd.Options{}).ClientURL())
 			makeStream(t, c, test.have)
-			if err := c.EnsureStreams(within(t), NewNames("bridge"), time.Hour, 1, 1); err == nil || err.Error() != test.want {
+			if err := c.EnsureStreams(within(t), NewNames("bridge"), time.Hour, 1, 1<<30); err == nil || err.Error() != test.want {
 				t.Errorf("got\n%v, want\n%s", err, test.want)
 			}
 		})
@@ -184,7 +184,7 @@ func TestSubjectsAreStored(t *testing.T) {
 	t.Parallel()
 	c := connect(t, startServer(t, natsd.Options{}).ClientURL())
 	n := NewNames("bridge")
-	if err := c.EnsureStreams(within(t), n, time.Hour, 1, 1); err != nil {
+	if err := c.EnsureStreams(within(t), n, time.Hour, 1, 1<<30); err != nil {
 		t.Fatal(err)
 	}
 	for _, text := range awkward {

@@ -74,6 +74,9 @@ const (
 	watchEvery  = 5 * time.Second
 )
 
+// StreamName is the backing stream of the ledger with a prefix.
+func StreamName(prefix string) string { return "KV_" + strings.ToUpper(prefix) + "_LEDGER" }
+
 // Open makes the ledger's bucket, or joins the one that is there.
 func Open(ctx context.Context, o Options) (*Ledger, error) {
 	if o.Now == nil {
@@ -83,7 +86,7 @@ func Open(ctx context.Context, o Options) (*Ledger, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	l := &Ledger{o: o, bucket: strings.ToUpper(o.Prefix) + "_LEDGER", sources: map[string]Source{}}
-	name := "KV_" + l.bucket
+	name := StreamName(o.Prefix)
 	st, err := o.JetStream.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		st, err = l.create(ctx, name)
