@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -262,7 +263,11 @@ func (a *App) Run(ctx context.Context) error {
 	a.pending.Store(nil)
 	close(a.ready)
 	public, admin := a.Addrs()
-	a.log.Info("bridge8x8 is ready", "version", a.o.Version, "http", public, "admin", admin, "nats", a.conn.NC.ConnectedUrlRedacted(), "routes", len(a.file.Routes))
+	server := a.conn.NC.ConnectedUrlRedacted()
+	if a.server != nil {
+		server = strings.TrimSpace("embedded " + a.NATSURL())
+	}
+	a.log.Info("bridge8x8 is ready", "version", a.o.Version, "http", public, "admin", admin, "nats", server, "routes", len(a.file.Routes))
 
 	reload := time.NewTicker(reloadEvery)
 	defer reload.Stop()

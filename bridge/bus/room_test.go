@@ -35,4 +35,3 @@ func TestEnsureStreamsWithLessRoom(t *testing.T) {
 		}
 	}
 }
-

@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -124,7 +125,11 @@ type handler struct {
 	Options
 	events   *endpoint
 	webhooks map[string]*endpoint // by name
+	warned   atomic.Int64         // when the last warning was written, in Unix ns
 }
+
+// warnEvery is how long a warning about requests that cannot be taken stands for the next ones.
+const warnEvery = 10 * time.Second
 
 // endpoint is an address that takes CloudEvents.
 type endpoint struct {
@@ -190,7 +195,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Observe(seen)
 	}
 	if a.cause != nil {
-		h.Logger.Warn("a request could not be taken", "endpoint", seen.Endpoint, "status", a.status, "code", a.problem.Code, "error", a.cause)
+		level := slog.LevelDebug
+		if now, last := start.UnixNano(), h.warned.Load(); now-last > int64(warnEvery) && h.warned.CompareAndSwap(last, now) {
+			level = slog.LevelWarn // senders come again and again while nothing can be stored: one line will do
+		}
+		h.Logger.Log(r.Context(), level, "a request could not be taken", "endpoint", seen.Endpoint, "status", a.status, "code", a.problem.Code, "error", a.cause)
 	} else if a.problem.Code != "" {
 		h.Logger.Debug("a request was refused", "endpoint", seen.Endpoint, "status", a.status, "code", a.problem.Code)
 	}
