@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
 	"time"
 
@@ -65,7 +64,6 @@ type Bridge struct {
 	drain    sync.Once
 	gates    gates
 	doubts   *reconciler
-	orphans  orphans
 }
 
 // New makes a bridge that has no routes yet; give it some with SetTable.
@@ -158,44 +156,3 @@ func (silent) Ran(string, string, string, time.Duration)          {}
 func (silent) Ended(string, string, State, Reason, time.Duration) {}
 func (silent) Waits(string, Reason)                               {}
 func (silent) Trouble(string, ...any)                             {}
-
-// orphans are claims whose ack was lost and that never led to a request: should
-// such a claim turn up in the ledger after all, its owner, and only its owner,
-// knows that nothing was sent (rule R7).
-type orphans struct {
-	mu    sync.Mutex
-	tries map[string]time.Time
-}
-
-const (
-	maxOrphans = 10_000
-	// orphanLife is how long a lost claim is waited for: no server holds one back for so long.
-	orphanLife = time.Hour
-)
-
-func (o *orphans) add(try string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.tries == nil {
-		o.tries = map[string]time.Time{}
-	}
-	if len(o.tries) >= maxOrphans {
-		maps.DeleteFunc(o.tries, func(_ string, at time.Time) bool { return time.Since(at) > orphanLife })
-	}
-	if len(o.tries) < maxOrphans {
-		o.tries[try] = time.Now()
-	}
-}
-
-func (o *orphans) has(try string) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	_, ok := o.tries[try]
-	return ok
-}
-
-func (o *orphans) drop(try string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	delete(o.tries, try)
-}

@@ -91,12 +91,6 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 			return b.reused(ctx, e, p)
 		case p.rec.State.Final() || p.rec.State == UnknownSt:
 			return b.finish(ctx, e, p)
-		case p.rec.State == Running && b.orphans.has(p.rec.Try):
-			if f, ok := b.release(ctx, e, p, &Failure{Kind: Outage}, 0); !ok { // R7: stored after all, never sent
-				return f
-			}
-			p.adopt(Entry{Record: p.rec, Revision: p.rev}) // where it would have gone no longer matters
-			continue
 		case p.rec.State == Running:
 			return fate{kind: inDoubt}
 		case p.rec.NotBefore.After(b.Now()):

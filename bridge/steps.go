@@ -22,38 +22,32 @@ func (b *Bridge) claim(ctx context.Context, p *pair, now, deadline time.Time) (f
 	rec.State, rec.Try, rec.ClaimedAt = Running, newTry(), now.UTC()
 	rec.Attempts++
 	rec.NotBefore, rec.Why = time.Time{}, ""
-	unclear := false // a write of this claim may still be on its way
-	lost := func(delay time.Duration) (fate, bool) {
-		if unclear {
-			b.orphans.add(rec.Try) // should it be stored later: nothing was sent under it (R7)
-		}
-		return fate{kind: again, delay: delay}, false
-	}
+	try, unclear := rec.Try, false // unclear: a write of this claim may still be on its way
 	for {
 		rev, err := b.Ledger.Put(ctx, p.key, &rec, p.rev)
 		if err == nil {
 			p.rec, p.rev = rec, rev
-			return fate{}, true
+			return fate{kind: none}, rec.State == Running
 		}
 		unclear = unclear || errors.Is(err, ErrUnclear)
-		if !errors.Is(err, ErrConflict) && !errors.Is(err, ErrUnclear) {
+		if !unclear && !errors.Is(err, ErrConflict) {
 			b.Observer.Trouble("cannot write to the ledger", "error", err)
-			return lost(troubleDelay)
+			return fate{kind: again, delay: troubleDelay}, false
 		}
 		before := p.rev
-		if err := b.reread(ctx, p); err != nil {
-			b.Observer.Trouble("cannot tell whether a claim was stored", "error", err)
-			return lost(troubleDelay)
+		if !b.again(ctx, p, err) {
+			return fate{kind: again, delay: troubleDelay}, false
 		}
 		switch {
-		case p.rec.State == Running && p.rec.Try == rec.Try:
+		case p.rec.State == Running && p.rec.Try == try:
 			return fate{}, true
 		case p.rev != before: // and so a write of ours on its way will be refused
 			return fate{kind: none}, false
-		case errors.Is(err, ErrConflict): // with a write that is on its way, ours or another's
-			return lost(troubleDelay)
 		case b.Now().After(deadline):
-			return lost(0)
+			// It would come too late, but it may still come, and nobody could tell that
+			// nothing was sent. A record that moves on without it refuses it.
+			rec = p.base()
+			rec.State = Waiting
 		}
 	}
 }
@@ -88,7 +82,6 @@ func (b *Bridge) release(ctx context.Context, e *occurrence, p *pair, f *Failure
 		rev, err := b.Ledger.Put(ctx, p.key, &rec, p.rev)
 		if err == nil {
 			p.rec, p.rev = rec, rev
-			b.orphans.drop(try)
 			return fate{}, true
 		}
 		if !b.again(ctx, p, err) {
