@@ -16,7 +16,7 @@ const (
 	// sendBy is how long after asking for a claim the first byte may still leave.
 	sendBy = 5 * time.Second
 	// logMargin is how long after a run's last possible moment its log may still be on its way.
-	logMargin = 10 * time.Second
+	logMargin = 7 * time.Second
 	// listBefore is how long before the oldest claim a listing of run logs begins:
 	// the service's clock need not agree with ours.
 	listBefore = 10 * time.Minute
@@ -43,7 +43,7 @@ type Options struct {
 	Concurrency int
 	// RunLimit is the longest that the service lets a run take. Defaults to 60 seconds.
 	RunLimit time.Duration
-	// LogMargin replaces the time that a run log may be late. Defaults to 10 seconds.
+	// LogMargin replaces the time that a run log may be late. Defaults to 7 seconds.
 	LogMargin time.Duration
 	// Now is the wall clock. Defaults to time.Now.
 	Now func() time.Time

@@ -16,7 +16,7 @@ import (
 // could still have shown up, by the server's clock (rule R5).
 const (
 	lookFirst = 250 * time.Millisecond // pause before the second look
-	lookMost  = 5 * time.Second        // and the longest between two
+	lookMost  = 2 * time.Second        // and the longest between two
 	maxDoubts = 20_000                 // messages held at most; more are handed back for later
 )
 
