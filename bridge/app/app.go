@@ -74,6 +74,7 @@ type App struct {
 	file   *config.File
 	table  *handlers.Table
 	takers map[string]*bus.Taker
+	life   context.Context // of what takes; set before anything does
 	taking sync.WaitGroup
 
 	ready   chan struct{}
@@ -357,6 +358,7 @@ func (a *App) unit(ctx context.Context) (int64, error) {
 func (a *App) take(ctx, life context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.life = life
 	if err := a.takeStream(ctx, life, eventsName, a.names.Events(), nil, bus.Start{All: true}); err != nil {
 		return err
 	}
@@ -617,6 +619,16 @@ func (a *App) Reload() error {
 		a.log.Warn("sources and webhooks changed: restart to use them; routes and connections are in use now")
 	}
 	file.Sources, file.Webhooks = a.file.Sources, a.file.Webhooks
+	before := a.file
+	a.file = file
+	ctx, cancel := context.WithTimeout(a.life, 5*time.Second)
+	defer cancel()
+	if err := a.takeWaiting(ctx, a.life); err != nil { // what is set aside for a new connection must be taken too (R10)
+		a.file = before
+		a.metrics.Reloaded(false)
+		a.log.Error("the configuration was not reloaded; the one before stays in use", "error", err)
+		return err
+	}
 	a.use(file, table)
 	a.log.Info("the configuration was reloaded", "routes", len(file.Routes))
 	return nil

@@ -257,6 +257,7 @@ func TestTakeKeepsTheAckClock(t *testing.T) {
 	first.Settle.Ack()
 	second.Settle.Ack()
 	eventually(t, "the acks", func() bool { return consumer(t, c).AckFloor.Stream == 2 })
+	eventually(t, "both to have been settled", func() bool { return other.Load() >= 2 })
 	if n := other.Load(); n != 2 {
 		t.Errorf("settled %d times, want 2", n)
 	}
