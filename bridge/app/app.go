@@ -300,7 +300,7 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 	}
 	a.waitFor("the streams")
 	b := a.o.Env.Bridge
-	unit, err := a.unit(ctx)
+	unit, release, err := a.unit(ctx)
 	if err != nil {
 		return err
 	}
@@ -314,6 +314,9 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 	}
 	a.ledger.Store(l)
 	if err := a.conn.EnsureStreams(ctx, a.names, b.Retention, b.Replicas, unit); err != nil {
+		return err
+	}
+	if err := release(); err != nil {
 		return err
 	}
 	a.bridge, err = bridge.New(bridge.Options{
@@ -337,21 +340,22 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 	return nil
 }
 
-// unit is what one share of the storage is, in bytes. Only the first start has
-// to find out; streams that are there keep their sizes.
-func (a *App) unit(ctx context.Context) (int64, error) {
+// unit is what one share of the storage is, in bytes; release comes after the
+// streams are made. Only the first start has to find out; streams that are there
+// keep their sizes.
+func (a *App) unit(ctx context.Context) (unit int64, release func() error, err error) {
 	most := int64(reserveMost)
 	if a.server != nil {
 		most = reserveEmbedded
 	}
 	if there, err := a.conn.Exists(ctx, ledger.StreamName(a.o.Env.Bridge.Prefix)); there || err != nil {
-		return most / allUnits, err
+		return most / allUnits, func() error { return nil }, err
 	}
-	room, err := a.conn.Room(ctx, a.names, most, a.o.Env.Bridge.Replicas)
+	room, release, err := a.conn.Room(ctx, a.names, most, a.o.Env.Bridge.Replicas)
 	if err == nil && room < most {
 		a.log.Warn("the server has less room than the streams would take: they are smaller", "bytes", room, "wanted", most)
 	}
-	return room / allUnits, err
+	return room / allUnits, release, err
 }
 
 // take starts to take from the stream of events, from each source and from what was set aside.

@@ -122,22 +122,27 @@ const (
 
 // Room finds out how much storage can be reserved for all of the bridge's
 // streams together: want bytes, or the largest half of a half of it that the
-// server and the account have left. It asks by making a stream of that size and
-// removing it, since no other question has this answer.
-func (c *Conn) Room(ctx context.Context, n Names, want int64, replicas int) (int64, error) {
-	name := n.upper() + "_ROOM_" + nuid.Next()
+// server and the account have left. It asks by making a stream of that size,
+// since no other question has this answer. The stream is small then, and release
+// removes it once others are there: a server that is left without any removes
+// its folder in the background, under the feet of who makes the next.
+func (c *Conn) Room(ctx context.Context, n Names, want int64, replicas int) (room int64, release func() error, err error) {
+	probe := jetstream.StreamConfig{
+		Name: n.upper() + "_ROOM_" + nuid.Next(), Storage: jetstream.FileStorage, MaxBytes: want, Replicas: max(1, replicas),
+		Description: "bridge8x8: is there room for its streams?",
+	}
+	probe.Subjects = []string{n.prefix + ".room." + probe.Name}
 	for {
-		_, err := c.JS.CreateStream(ctx, jetstream.StreamConfig{
-			Name: name, Subjects: []string{n.prefix + ".room." + name}, Storage: jetstream.FileStorage,
-			MaxBytes: want, Replicas: max(1, replicas), Description: "bridge8x8: is there room for its streams?",
-		})
+		_, err := c.JS.CreateStream(ctx, probe)
 		switch {
 		case err == nil:
-			return want, c.JS.DeleteStream(ctx, name)
-		case noRoom(err) && want > smallest:
-			want /= 2
+			room, probe.MaxBytes = probe.MaxBytes-1, 1
+			_, err = c.JS.UpdateStream(ctx, probe)
+			return room, func() error { return c.JS.DeleteStream(ctx, probe.Name) }, err
+		case noRoom(err) && probe.MaxBytes > smallest:
+			probe.MaxBytes /= 2
 		default:
-			return 0, fmt.Errorf("reserve %d bytes for streams: %w", want, err)
+			return 0, nil, fmt.Errorf("reserve %d bytes for streams: %w", probe.MaxBytes, err)
 		}
 	}
 }
