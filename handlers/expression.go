@@ -93,22 +93,14 @@ func (x *expression) result(v *View, b *budget) (any, error) {
 	return result, nil
 }
 
-// walk is what gojq does for a path of names: null has no fields, and only an
-// object has others.
+// walk does what gojq would for a path of names.
 func (x *expression) walk(v *View) (any, error) {
-	value, err := v.field(x.path[0])
+	value, err := v.at(x.path)
+	if none, ok := errors.AsType[*noObjectError](err); ok {
+		return nil, x.failed("fails on this event: " + none.Error())
+	}
 	if err != nil {
 		return nil, x.fail(err.Error())
-	}
-	for _, name := range x.path[1:] {
-		switch object := value.(type) {
-		case map[string]any:
-			value = object[name]
-		case nil:
-			return nil, nil
-		default:
-			return nil, x.failed("fails on this event: expected an object but got " + typeName(value))
-		}
 	}
 	return value, nil
 }

@@ -24,16 +24,20 @@ import (
 // What the event does not have is absent, which an expression reads as null.
 // .time is an RFC 3339 text with the offset that the event came with.
 //
-// A View is made once per event and shared by all routes. It decodes the data
-// the first time that somebody asks, and may be used by many goroutines. The
-// event must not change meanwhile.
+// A View is made once per event and shared by all routes. It reads the data the
+// first time that somebody asks, and may be used by many goroutines. The event
+// must not change meanwhile.
 type View struct {
 	event      *event.Event
 	source, id string
 
+	checking sync.Once
+	json     jsonText // the data, where it is JSON
+	isJSON   bool
+	broken   error // the data is not what its content type says
+
 	decoding sync.Once
 	decoded  payload
-	broken   error // the data is not what its content type says
 
 	building sync.Once
 	built    map[string]any
@@ -57,25 +61,55 @@ func NewViewRaw(e *event.Event, rawSource, rawID string) *View {
 	return &View{event: e, source: rawSource, id: rawID}
 }
 
-// data is the event's data, decoded once.
-func (v *View) data() (payload, error) {
-	v.decoding.Do(func() { v.decoded, v.broken = v.decode() })
-	return v.decoded, v.broken
+// check finds out, once, whether the data is what its content type says.
+func (v *View) check() error {
+	v.checking.Do(func() {
+		if v.isJSON = v.event.DataEncoded != nil && isJSON(v.event); v.isJSON {
+			v.json, v.broken = checkJSON(v.event.DataEncoded)
+		}
+	})
+	return v.broken
 }
 
-func (v *View) decode() (payload, error) {
+// data is the event's data, decoded once.
+func (v *View) data() (payload, error) {
+	if err := v.check(); err != nil {
+		return payload{}, err
+	}
+	v.decoding.Do(func() { v.decoded = v.decode() })
+	return v.decoded, nil
+}
+
+func (v *View) decode() payload {
 	data := v.event.DataEncoded
-	if data == nil {
-		return payload{}, nil
+	switch {
+	case data == nil:
+		return payload{}
+	case v.isJSON:
+		return payload{value: v.json.value()}
+	case !v.event.DataBase64 && utf8.Valid(data):
+		return payload{value: string(data)}
+	default:
+		return payload{base64: base64.StdEncoding.EncodeToString(data)}
 	}
-	if isJSON(v.event) {
-		value, err := decodeJSON(data)
-		return payload{value: value}, err
+}
+
+// at is the value at a path of names. Of JSON it reads no other value. The error
+// is a *noObjectError for a name in a value that has none.
+func (v *View) at(path []string) (any, error) {
+	if err := v.check(); err != nil {
+		return nil, err
 	}
-	if !v.event.DataBase64 && utf8.Valid(data) {
-		return payload{value: string(data)}, nil
+	if path[0] == "data" && v.isJSON {
+		return v.json.find(path[1:])
 	}
-	return payload{base64: base64.StdEncoding.EncodeToString(data)}, nil
+	value, err := v.field(path[0])
+	switch {
+	case err != nil || len(path) == 1 || value == nil:
+		return value, err
+	default: // all but JSON is text, numbers and truth values
+		return nil, &noObjectError{value}
+	}
 }
 
 // isJSON follows the CloudEvents JSON format: media types */json and *+json,

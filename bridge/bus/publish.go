@@ -18,8 +18,8 @@ import (
 
 // Publisher stores messages in streams and waits for each one's PubAck, many at
 // once over one subscription. It does what the client library's asynchronous
-// publishing does, with a third of its garbage, and says of every failure
-// whether the message can have been stored (rule R7).
+// publishing does, with less garbage, and says of every failure whether the
+// message can have been stored (rule R7).
 type Publisher struct {
 	nc     *nats.Conn
 	prefix string // of the reply subjects

@@ -215,8 +215,8 @@ func (t *Taker) done() {
 }
 
 func (t *Taker) handle(m *nats.Msg) {
-	meta, err := m.Metadata()
-	if err != nil {
+	meta, ok := readDelivered(m.Reply)
+	if !ok {
 		t.o.Logger.Warn("a message came without JetStream's metadata", "consumer", t.o.Consumer)
 		return
 	}
@@ -225,8 +225,8 @@ func (t *Taker) handle(m *nats.Msg) {
 	t.held[h] = struct{}{}
 	t.heldMu.Unlock()
 	d := &bridge.Delivery{
-		Source: t.o.Source, Header: m.Header, Data: m.Data, Stream: meta.Stream, Seq: meta.Sequence.Stream,
-		Stored: meta.Timestamp, Redelivered: meta.NumDelivered > 1, Settle: h,
+		Source: t.o.Source, Header: m.Header, Data: m.Data, Stream: t.o.Stream, Seq: meta.seq,
+		Stored: time.Unix(0, meta.stored), Redelivered: meta.times > 1, Settle: h,
 	}
 	if t.o.Prepare != nil {
 		if err := t.o.Prepare(d); err != nil {
@@ -236,6 +236,44 @@ func (t *Taker) handle(m *nats.Msg) {
 		}
 	}
 	t.o.Handle(d)
+}
+
+// delivered is what the subject for a message's acknowledgement tells of it.
+type delivered struct {
+	times, seq uint64 // deliveries so far, and the place in the stream
+	stored     int64  // ns since 1970, by the server's clock
+}
+
+// readDelivered reads an ack subject, of either form:
+//
+//	$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<stored>.<pending>
+//	$JS.ACK.<domain>.<account hash>.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<stored>.<pending>[.<random>]
+//
+// source: nats-architecture-and-design ADR-15
+func readDelivered(subject string) (d delivered, ok bool) {
+	const short, long = 9, 11
+	rest, isAck := strings.CutPrefix(subject, "$JS.ACK.")
+	tokens := strings.Count(subject, ".") + 1
+	if !isAck || tokens < short || tokens > short && tokens < long {
+		return d, false
+	}
+	skip := 2
+	if tokens >= long {
+		skip = 4
+	}
+	token := func() (t string) {
+		t, rest, _ = strings.Cut(rest, ".")
+		return t
+	}
+	for range skip {
+		token()
+	}
+	var err [3]error
+	d.times, err[0] = strconv.ParseUint(token(), 10, 64)
+	d.seq, err[1] = strconv.ParseUint(token(), 10, 64)
+	token()
+	d.stored, err[2] = strconv.ParseInt(token(), 10, 64)
+	return d, err == [3]error{}
 }
 
 // renew restarts the ack clock of everything that is held.

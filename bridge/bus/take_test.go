@@ -452,3 +452,31 @@ func TestNak(t *testing.T) {
 		}
 	}
 }
+
+// What is read of an ack subject is what the client library reads.
+func TestReadDelivered(t *testing.T) {
+	t.Parallel()
+	for _, subject := range []string{
+		"$JS.ACK.ORDERS.bridge-orders.2.345.7.1767323045123456789.9",
+		"$JS.ACK._.hash.ORDERS.bridge-orders.1.345.7.1767323045123456789.9",
+		"$JS.ACK.hub.hash.ORDERS.bridge-orders.3.345.7.1767323045123456789.9.random",
+		"", "$JS.ACK.", "$JS.API.ORDERS.bridge-orders.2.345.7.1767323045123456789.9", "$JS.ACK.ORDERS.bridge-orders.2.345.7.1767323045123456789",
+		"$JS.ACK.a.ORDERS.bridge-orders.2.345.7.1767323045123456789.9",
+	} {
+		m := nats.NewMsg("s")
+		m.Reply, m.Sub = subject, &nats.Subscription{}
+		var want delivered
+		meta, err := m.Metadata()
+		if err == nil {
+			want = delivered{meta.NumDelivered, meta.Sequence.Stream, meta.Timestamp.UnixNano()}
+		}
+		if got, ok := readDelivered(subject); ok != (err == nil) || got != want {
+			t.Errorf("%q: read %v %+v, want %v %+v", subject, ok, got, err == nil, want)
+		}
+	}
+	for _, broken := range []string{"$JS.ACK.O.c.x.345.7.1.9", "$JS.ACK.O.c.1.x.7.1.9", "$JS.ACK.O.c.1.1.7.x.9"} {
+		if got, ok := readDelivered(broken); ok {
+			t.Errorf("%q: read %+v", broken, got)
+		}
+	}
+}

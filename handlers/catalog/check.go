@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
 )
 
 // 8x8 says "no" to a send with HTTP 200: status.code is REJECTED, or a batch has
@@ -23,13 +25,7 @@ const unreadable = "the action's output is not what 8x8 answers"
 // would hold them all for a person who could learn no more than we do; the
 // delivery receipt of a rejected one says so later.
 func checkMessage(output json.RawMessage) Verdict {
-	// Nearly every answer is this one; the rest may take its time.
-	var usual struct {
-		Status struct {
-			Code string `json:"code"`
-		} `json:"status"`
-	}
-	if json.Unmarshal(output, &usual) == nil && usual.Status.Code == "QUEUED" {
+	if isQueued(output) { // nearly every answer is this one; the rest may take its time
 		return Verdict{OK: true}
 	}
 	answer := unwrap(output, func(fields map[string]json.RawMessage) bool {
@@ -60,6 +56,20 @@ func checkMessage(output json.RawMessage) Verdict {
 		return verdict
 	}
 	return Verdict{OK: true} // a umid, and no status
+}
+
+// isQueued says whether an output is {"status":{"code":"QUEUED",…},…}.
+func isQueued(output json.RawMessage) bool {
+	var status, code []byte
+	return cloudevent.Members(output, func(name, value []byte) {
+		if string(name) == "status" {
+			status = value
+		}
+	}) && cloudevent.Members(status, func(name, value []byte) {
+		if string(name) == "code" {
+			code = value
+		}
+	}) && string(code) == `"QUEUED"`
 }
 
 // statusCode reads the status of a send: {"code": …}, or the code alone. given
