@@ -472,7 +472,7 @@ func (a *App) takeFrom(life context.Context, name, stream, consumer string, prep
 	c := a.o.Env.Bridge.Concurrency
 	t, err := bus.Take(bus.TakerOptions{
 		Conn: a.conn, Source: name, Stream: stream, Consumer: consumer, AckWait: a.o.Env.Bridge.AckWait, Logger: a.log,
-		Workers: c + (c+1)/2, // more than may run: the others claim, record and publish meanwhile
+		Workers: 2 * c, // more than may run: the others claim, record and publish meanwhile
 		Handle:  func(d *bridge.Delivery) { a.bridge.Handle(life, d) }, Prepare: prepare, Paused: paused,
 	})
 	if err != nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"os"
 	"os/signal"
-	"runtime"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -19,9 +18,6 @@ until SIGTERM or SIGINT. It waits for a NATS that is away. SIGHUP, or a change
 of the file, loads the routes again: the whole table, or nothing.`,
 		Example: `  MEMBRANE_TOKEN_FILE=/run/secrets/membrane NATS_URL=nats://nats:4222 bridge8x8 serve
   NATS_URL=embedded BRIDGE_DATA_DIR=/var/lib/bridge8x8 bridge8x8 serve`,
-		// An event is a handful of short waits: on all processors at once, waking them
-		// costs more than the work, and NATS and the application want some too. Half of
-		// them carry a drain of a backlog a fifth faster on two; GOMAXPROCS overrides it.
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := logger(cmd.ErrOrStderr())
 			if err != nil {
@@ -30,9 +26,6 @@ of the file, loads the routes again: the whole table, or nothing.`,
 			env, err := environment(log)
 			if err != nil {
 				return err
-			}
-			if os.Getenv("GOMAXPROCS") == "" && !env.NATS.Embedded() {
-				runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
 			}
 			a, err := app.New(app.Options{Env: env, Version: versionText(), Logger: log})
 			if err != nil {
