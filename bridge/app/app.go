@@ -385,55 +385,59 @@ func (a *App) take(ctx, life context.Context) error {
 	return a.takeWaiting(ctx, life)
 }
 
-// takeStream takes a source for what it is to the ledger and to its durable:
-// new to both, known to both, or known to only one, because the other was lost (rule R12).
+// takeStream takes from a source, through its durable consumer.
 func (a *App) takeStream(ctx, life context.Context, name, stream string, subjects []string, start bus.Start) error {
+	durable := bus.Durable{
+		Name: a.names.Durable(name), Stream: stream, Subjects: subjects, AckWait: a.o.Env.Bridge.AckWait, Ledger: a.ledger.Load().ID(),
+	}
+	ensure := func(ctx context.Context) error { return a.ensureSource(ctx, name, durable, start) }
+	if err := ensure(ctx); err != nil {
+		return err
+	}
+	return a.takeFrom(life, name, stream, durable.Name, ensure, nil, nil)
+}
+
+// ensureSource makes a source's durable where it is missing. It begins where the
+// source is new, known to both ledger and durable, or known to only one of them,
+// because the other was lost (rule R12).
+func (a *App) ensureSource(ctx context.Context, name string, durable bus.Durable, start bus.Start) error {
 	l := a.ledger.Load()
 	now, err := l.Now(ctx)
 	if err != nil {
 		return err
 	}
-	durable := bus.Durable{
-		Name: a.names.Durable(name), Stream: stream, Subjects: subjects, AckWait: a.o.Env.Bridge.AckWait,
-		Ledger: l.ID(), Replicas: a.o.Env.Bridge.Replicas,
-	}
-	exists, itsLedger, err := a.conn.FindDurable(ctx, stream, durable.Name)
+	exists, itsLedger, err := a.conn.FindDurable(ctx, durable.Stream, durable.Name)
 	if err != nil {
 		return err
 	}
 	source, known := l.Source(name)
 	switch {
 	case !known && !exists: // new to everybody: start is honoured, this once
-		from := start.At
-		if !start.All && from.IsZero() {
-			from = now
+		source = ledger.Source{Since: now, From: start.At}
+		if !start.All && start.At.IsZero() {
+			source.From = now
 		}
-		start.At = from
-		if _, err = l.AddSource(ctx, name, ledger.Source{Since: now, From: from}); err != nil {
+		// Another replica may be as new, and have come first.
+		if source, err = l.AddSource(ctx, name, source); err != nil {
 			return err
 		}
+		start = bus.Start{All: source.From.IsZero(), At: source.From}
 	case !known: // the ledger was lost, or is new to a durable that is not
 		a.log.Error("this ledger does not know a source that was taken before: what is older than the ledger is held, not sent",
-			"source", name, "stream", stream, "ledger", l.ID(), "durable's ledger", itsLedger)
+			"source", name, "stream", durable.Stream, "ledger", l.ID(), "durable's ledger", itsLedger)
 		if _, err = l.AddSource(ctx, name, ledger.Source{Since: now, From: now}); err != nil {
 			return err
 		}
-	case !exists: // the durable was deleted: what the ledger still remembers is gone through again
-		start.All = false
-		start.At = now.Add(-time.Duration(float64(a.o.Env.Bridge.Retention) * 0.8))
-		if start.At.Before(source.From) {
-			start.At = source.From
+	case !exists: // it was deleted, or never made: what the ledger still remembers is gone through again
+		start = bus.Start{All: source.From.IsZero(), At: source.From}
+		// A source that is younger than that has lost none of its records.
+		if horizon := now.Add(-time.Duration(float64(a.o.Env.Bridge.Retention) * 0.8)); source.Since.Before(horizon) && source.From.Before(horizon) {
+			start = bus.Start{At: horizon}
 		}
-		if start.At.IsZero() || source.From.IsZero() && source.Since.After(start.At) {
-			start.All = true
-		}
-		a.log.Warn("a durable consumer is gone and is made again: its events are gone through again, and finished from the ledger",
-			"source", name, "stream", stream, "consumer", durable.Name)
+		a.log.Warn("a durable consumer is missing and is made again: its events are gone through again, and finished from the ledger",
+			"source", name, "stream", durable.Stream, "consumer", durable.Name)
 	}
-	if err := a.conn.EnsureDurable(ctx, durable, start); err != nil {
-		return err
-	}
-	return a.takeFrom(life, name, stream, durable.Name, nil, nil)
+	return a.conn.EnsureDurable(ctx, durable, start)
 }
 
 // takeWaiting takes what was set aside: one consumer for each connection that
@@ -460,20 +464,26 @@ func (a *App) takeWaiting(ctx, life context.Context) error {
 		if err != nil {
 			return err
 		}
+		ensure := func(ctx context.Context) error {
+			_, _, err := a.conn.EnsureWait(ctx, a.names, token, a.o.Env.Bridge.AckWait, a.ledger.Load().ID())
+			return err
+		}
 		paused := func() bool { return a.bridge.Closed(connection) }
-		if err := a.takeFrom(life, "wait/"+token, stream, consumer, a.conn.Unfold(), paused); err != nil {
+		if err := a.takeFrom(life, "wait/"+token, stream, consumer, ensure, a.conn.Unfold(), paused); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (a *App) takeFrom(life context.Context, name, stream, consumer string, prepare func(*bridge.Delivery) error, paused func() bool) error {
+func (a *App) takeFrom(
+	life context.Context, name, stream, consumer string, ensure func(context.Context) error, prepare func(*bridge.Delivery) error, paused func() bool,
+) error {
 	c := a.o.Env.Bridge.Concurrency
 	t, err := bus.Take(bus.TakerOptions{
 		Conn: a.conn, Source: name, Stream: stream, Consumer: consumer, AckWait: a.o.Env.Bridge.AckWait, Logger: a.log,
 		Workers: 2 * c, // more than may run: the others claim, record and publish meanwhile
-		Handle:  func(d *bridge.Delivery) { a.bridge.Handle(life, d) }, Prepare: prepare, Paused: paused,
+		Handle:  func(d *bridge.Delivery) { a.bridge.Handle(life, d) }, Prepare: prepare, Paused: paused, Ensure: ensure,
 	})
 	if err != nil {
 		return err
@@ -499,11 +509,16 @@ func (a *App) stop(stopHTTP func()) {
 	}
 	quiet.Wait()
 	a.bridge.HandBack()
-	flush, cancelFlush := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancelFlush()
-	if err := a.conn.NC.FlushWithContext(flush); err != nil && a.conn.NC.IsConnected() {
-		a.log.Warn("the last acknowledgements may not have reached NATS", "error", err)
+	settled, cancelSettled := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancelSettled()
+	for _, t := range a.takers {
+		quiet.Go(func() {
+			if err := t.Settled(settled); err != nil && a.conn.NC.IsConnected() {
+				a.log.Warn("the last acknowledgements may not have reached NATS", "error", err)
+			}
+		})
 	}
+	quiet.Wait()
 	a.log.Info("stopped", "left running", a.bridge.InFlight())
 }
 

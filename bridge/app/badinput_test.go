@@ -896,7 +896,7 @@ func TestRefusedOverHTTP(t *testing.T) {
 		{"a large item", "first-token", []string{"Content-Type", batched}, "[" + good + "," + string(large(2<<20)) + "]", 413, `{"code":"too_large","detail":"an event may have 1015808 bytes","errors":[{"detail":"an event may have 1015808 bytes","index":1}]}`},
 		{"structured: no JSON", "first-token", []string{"Content-Type", structured}, `{"specversion":`, 400, `{"code":"malformed","detail":"not JSON: it ends too early"}`},
 		{"structured: an array", "first-token", []string{"Content-Type", structured}, `[]`, 400, `{"code":"malformed","detail":"not a JSON object"}`},
-		{"structured: empty", "first-token", []string{"Content-Type", structured}, ``, 400, `{"code":"malformed","detail":"is empty"}`},
+		{"structured: empty", "first-token", []string{"Content-Type", structured}, ``, 400, `{"code":"malformed","detail":"there is nothing in it"}`},
 		{"structured: no id", "first-token", []string{"Content-Type", structured}, `{"specversion":"1.0","source":"/s","type":"t"}`, 400, `{"attribute":"id","code":"malformed","detail":"id: is missing"}`},
 		{"structured: old", "first-token", []string{"Content-Type", structured}, `{"specversion":"0.3","id":"1","source":"/s","type":"t"}`, 400, `{"attribute":"specversion","code":"malformed","detail":"specversion: must be \"1.0\""}`},
 		{"structured: base64 number", "first-token", []string{"Content-Type", structured}, `{"specversion":"1.0","data_base64":5}`, 400, `{"attribute":"data_base64","code":"malformed","detail":"data_base64: must be a string in base64"}`},

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -30,8 +31,16 @@ func Dial(ctx context.Context, env config.Env) (*Client, error) {
 		return nil, err
 	}
 	if err := conn.Await(ctx); err != nil {
+		why := conn.NC.LastError()
 		conn.Close()
-		return nil, fmt.Errorf("NATS at %s: %w", config.MaskURL(env.NATS.URL), err)
+		at := config.MaskURL(env.NATS.URL)
+		switch {
+		case !errors.Is(err, context.DeadlineExceeded):
+			return nil, fmt.Errorf("NATS at %s: %w", at, err)
+		case why != nil:
+			return nil, fmt.Errorf("NATS at %s cannot be reached: %w: is it running, and is NATS_URL right?", at, why)
+		}
+		return nil, fmt.Errorf("NATS at %s does not answer: is it running, and is NATS_URL right?", at)
 	}
 	return &Client{conn: conn, names: bus.NewNames(env.Bridge.Prefix), own: true}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
@@ -543,5 +544,46 @@ func TestDeadLetters(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]int{"reused": 1}, counts(bridgetest.ByEvent(bridge.Sandbox.Effects()))); diff != "" {
 		t.Errorf("effects by event (-want +got):\n%s", diff)
+	}
+}
+
+// What an embedded bridge hands back as it stops is taken again as it starts,
+// long before the ack clock of anything ends.
+func TestEmbeddedHandsBack(t *testing.T) {
+	t.Parallel()
+	const events = 20
+	dir, effects := t.TempDir(), map[string]int{}
+	start := func(t *testing.T) (w *wholeBridge) {
+		t.Cleanup(func() { // once the bridge has stopped
+			for i := range events {
+				id := fmt.Sprint("again-", i)
+				effects[id] += w.effectsOf(t, id)
+			}
+		})
+		w = startWhole(t, wholeOptions{
+			yaml: routesYAML([]string{"again"}, nil), box: sandbox.Options{Latency: func() time.Duration { return 20 * time.Millisecond }},
+			env: map[string]string{"BRIDGE_DATA_DIR": dir, "BRIDGE_ACK_WAIT": "10m", "BRIDGE_CONCURRENCY": "4"},
+		})
+		return w
+	}
+	t.Run("first", func(t *testing.T) {
+		w := start(t)
+		for i := range events {
+			w.post(t, trialEvent(fmt.Sprint("again-", i), "com.example.again", goodData))
+		}
+		w.await(t, "no run", func() bool { return len(w.box.Effects()) > 0 })
+	})
+	t.Run("second", func(t *testing.T) {
+		w := start(t)
+		w.await(t, "not every event has its result", func() bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return len(w.results) == events
+		})
+	})
+	for i := range events {
+		if id := fmt.Sprint("again-", i); effects[id] != 1 {
+			t.Errorf("event %s: %d effects", id, effects[id])
+		}
 	}
 }

@@ -32,7 +32,6 @@ type Durable struct {
 	Subjects []string // all if empty
 	AckWait  time.Duration
 	Ledger   string // the ledger's id
-	Replicas int
 }
 
 // FindDurable says whether a durable exists, and which ledger it names.

@@ -36,11 +36,12 @@ type Taker struct {
 	busy      int // messages with a worker, or on their way to one
 	requested int // messages asked for and not here yet
 	heard     time.Time
-	gone      bool // the consumer was deleted, and that has been said
+	missing   bool // the consumer is not there
 	stopping  bool
 
-	heldMu sync.Mutex
-	held   map[*held]struct{}
+	heldMu  sync.Mutex
+	held    map[*held]struct{}
+	settled string // where the last message was settled
 }
 
 // TakerOptions says what is taken and by whom.
@@ -57,6 +58,8 @@ type TakerOptions struct {
 	Prepare func(*bridge.Delivery) error
 	// Paused stops the asking for more while it says so; nil: never.
 	Paused func() bool
+	// Ensure makes the consumer again where somebody deleted it.
+	Ensure func(context.Context) error
 	Logger *slog.Logger
 }
 
@@ -90,24 +93,53 @@ func (t *Taker) Run(ctx context.Context) {
 	renew := time.NewTicker(max(t.o.AckWait/3, 10*time.Millisecond))
 	defer renew.Stop()
 	reconnects := t.o.Conn.reconnects.Load()
+	var ensured chan struct{} // closed when the consumer was looked after; nil: nobody does
 	t.ask(true)
 	for {
 		select {
 		case <-ctx.Done():
+			if ensured != nil {
+				<-ensured
+			}
 			return
+		case <-ensured:
+			ensured = nil
 		case <-renew.C:
 			t.renew()
 		case now := <-tick.C:
-			t.mu.Lock()
 			again := t.o.Conn.reconnects.Load()
+			t.mu.Lock()
+			stopping, missing := t.stopping, t.missing
 			if t.requested > 0 && (again != reconnects || now.Sub(t.heard) > 2*pullHeartbeat) {
-				t.requested = 0 // the requests went down with the connection, or the server forgot them
+				// The requests went down with the server, or it forgot them. One that only the
+				// connection was cut to still serves them, on top of what is asked for now, so
+				// that up to twice as many may be in hand for once. A new inbox would prevent it,
+				// and lose what is on its way to the old one until its ack clock ends.
+				t.requested = 0
 			}
 			reconnects = again
 			t.mu.Unlock()
+			if missing && !stopping && ensured == nil {
+				ensured = make(chan struct{})
+				go func(done chan struct{}) { defer close(done); t.ensure(ctx) }(ensured)
+			}
 			t.ask(false)
 		}
 	}
+}
+
+// ensure makes the consumer again.
+func (t *Taker) ensure(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*pullHeartbeat)
+	defer cancel()
+	err := t.o.Ensure(ctx)
+	if err != nil {
+		t.o.Logger.Debug("a consumer cannot be made again", "stream", t.o.Stream, "consumer", t.o.Consumer, "error", err)
+		return
+	}
+	t.mu.Lock()
+	t.missing = false
+	t.mu.Unlock()
 }
 
 // ask requests as many messages as there are free workers, in batches of at
@@ -147,13 +179,13 @@ func (t *Taker) arrived(m *nats.Msg) {
 		return
 	}
 	t.mu.Lock()
-	t.heard, t.gone = time.Now(), false
+	t.heard = time.Now()
 	t.requested = max(0, t.requested-1)
 	t.busy++
 	stopping := t.stopping
 	t.mu.Unlock()
 	if stopping { // R16: what was not started goes back at once
-		nak(t.o.Conn.NC, m.Reply, 0)
+		t.settle(m.Reply, nakVerb(0))
 		t.done()
 		return
 	}
@@ -185,7 +217,6 @@ func (t *Taker) status(status string, m *nats.Msg) {
 	t.mu.Lock()
 	t.heard = time.Now()
 	if status == "100" { // idle heartbeat
-		t.gone = false
 		t.mu.Unlock()
 		return
 	}
@@ -194,14 +225,15 @@ func (t *Taker) status(status string, m *nats.Msg) {
 		left = t.requested
 	}
 	t.requested -= left
-	lost := description == "Consumer Deleted" && !t.gone
-	t.gone = t.gone || lost
+	deleted := description == "Consumer Deleted"
+	lost := deleted && !t.missing
+	t.missing = t.missing || deleted || status == "503" // nobody answers for it
 	t.mu.Unlock()
 	switch {
 	case status == "408" || strings.HasPrefix(description, "Batch Completed"):
 		t.ask(false)
 	case lost:
-		t.o.Logger.Error("a consumer was deleted: nothing is taken through it until the bridge is started again", "stream", t.o.Stream, "consumer", t.o.Consumer)
+		t.o.Logger.Warn("a consumer was deleted", "stream", t.o.Stream, "consumer", t.o.Consumer)
 	default: // asked for again by the next tick
 		t.o.Logger.Debug("a pull request ended", "consumer", t.o.Consumer, "status", status, "description", description)
 	}
@@ -329,7 +361,29 @@ func (h *held) settle(verb []byte) {
 	h.t.heldMu.Lock()
 	delete(h.t.held, h)
 	h.t.heldMu.Unlock()
-	_ = h.t.o.Conn.NC.Publish(h.reply, verb) // lost: it comes again, and is finished from its record
+	h.t.settle(h.reply, verb)
+}
+
+func (t *Taker) settle(reply string, verb []byte) {
+	t.heldMu.Lock()
+	t.settled = reply
+	t.heldMu.Unlock()
+	_ = t.o.Conn.NC.Publish(reply, verb) // lost: it comes again, and is finished from its record
+}
+
+// Settled waits until the server has dealt with all that was settled, or ctx
+// ends. It deals with one after the other: the answer to a word on the last
+// message comes after all. Without it, a server that stops with us could forget
+// what was handed back, and not give it out again before its ack clock ends.
+func (t *Taker) Settled(ctx context.Context) error {
+	t.heldMu.Lock()
+	last := t.settled
+	t.heldMu.Unlock()
+	if last == "" {
+		return nil
+	}
+	_, err := t.o.Conn.NC.RequestWithContext(ctx, last, []byte("+WPI"))
+	return err
 }
 
 // Ack implements bridge.Settler.
@@ -338,11 +392,9 @@ func (h *held) Ack() { h.settle([]byte("+ACK")) }
 // Nak implements bridge.Settler.
 func (h *held) Nak(delay time.Duration) { h.settle(nakVerb(delay)) }
 
+// nakVerb asks for a message again after a delay, at once if there is none: the
+// server keeps a delay with the consumer's state, while it would forget a message
+// that comes back without one if it was restarted before it could give it out.
 func nakVerb(delay time.Duration) []byte {
-	if delay <= 0 {
-		return []byte("-NAK")
-	}
-	return fmt.Appendf(nil, `-NAK {"delay": %d}`, delay.Nanoseconds())
+	return fmt.Appendf(nil, `-NAK {"delay": %d}`, max(delay, time.Millisecond).Nanoseconds())
 }
-
-func nak(nc *nats.Conn, reply string, delay time.Duration) { _ = nc.Publish(reply, nakVerb(delay)) }

@@ -33,7 +33,7 @@ func fromJSON(data []byte) (Event, *MalformedError) {
 	s.space()
 	if !s.take('{') {
 		if s.pos == len(data) {
-			return Event{}, malformed("", "is empty")
+			return Event{}, malformed("", "there is nothing in it")
 		}
 		return Event{}, malformed("", "not a JSON object")
 	}

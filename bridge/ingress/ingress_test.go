@@ -212,7 +212,7 @@ func TestEventsAreRefused(t *testing.T) {
 		want   string
 	}{
 		{"structured: not JSON", "POST", "hello +12025550101", []string{"Content-Type", structured}, 400, problem(400, "malformed", "not a JSON object", "")},
-		{"structured: empty", "POST", "", []string{"Content-Type", structured}, 400, problem(400, "malformed", "is empty", "")},
+		{"structured: empty", "POST", "", []string{"Content-Type", structured}, 400, problem(400, "malformed", "there is nothing in it", "")},
 		{"structured: cut off", "POST", `{"specversion":"1.0","id":"+1202`, []string{"Content-Type", structured}, 400, problem(400, "malformed", "not JSON: it ends too early", "")},
 		{"structured: where the SDK panics", "POST", `{"specversion":"1.0","data_base64":5}`, []string{"Content-Type", structured}, 400, problem(400, "malformed", "data_base64: must be a string in base64", `"attribute":"data_base64"`)},
 		{"structured: no id", "POST", `{"specversion":"1.0","source":"/s","type":"t"}`, []string{"Content-Type", structured}, 400, problem(400, "malformed", "id: is missing", `"attribute":"id"`)},
