@@ -486,7 +486,7 @@ func (b *Bridge) run(ctx context.Context, p *pair, pass pass, input map[string]a
 	measured = b.refer(ctx, p, input)
 	reply, err := b.Runner.Run(ctx, Request{
 		Place: p.frozen.Place(), ActionKey: p.handler.Action.Key, ActionID: p.handler.Action.ID,
-		OneCall: p.handler.Action.OneCall, Input: input, SendBy: deadline,
+		OneCall: p.handler.Action.OneCall, ProxyForwards: p.handler.ProxyForwards, Input: input, SendBy: deadline,
 		Meta: Meta{Bridge: b.Name, Source: p.e.cause.Source, EventID: p.e.cause.ID, Route: p.route, Key: string(p.key), Try: p.rec.Try, Attempt: p.rec.Attempts},
 	})
 	took = b.Now().Sub(claimed)

@@ -36,7 +36,9 @@ type Request struct {
 	ActionID  string
 	// OneCall: see catalog.Action.
 	OneCall bool
-	Input   map[string]any
+	// ProxyForwards: see config.Route.
+	ProxyForwards bool
+	Input         map[string]any
 	// Meta is stored by Membrane on the run log, and is how we know our own run again.
 	Meta Meta
 	// SendBy is the last moment at which the first byte may leave. It carries a

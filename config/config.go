@@ -101,7 +101,10 @@ type Route struct {
 	TTL       time.Duration
 	Retry     Retry
 	OnUnknown OnUnknown
-	Tests     []RouteTest
+	// ProxyForwards says that a proxy stands before Membrane which may pass a request
+	// on and then answer 503 itself, so that a 503 proves nothing.
+	ProxyForwards bool
+	Tests         []RouteTest
 }
 
 // Typed is a string with its place.

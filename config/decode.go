@@ -211,7 +211,7 @@ func (d *decoder) route(v Value, at string) {
 	if name, ok := v.at("name").Scalar.(string); ok && entryName.MatchString(name) {
 		at = fmt.Sprintf("route %q", name)
 	}
-	o := d.object(v, at, "name", "formerly", "on", "filters", "run", "connection", "input", "ttl", "retry", "on_unknown", "tests")
+	o := d.object(v, at, "name", "formerly", "on", "filters", "run", "connection", "input", "ttl", "retry", "on_unknown", "proxy_forwards", "tests")
 	if v.Kind != KindMap {
 		return
 	}
@@ -270,6 +270,7 @@ func (d *decoder) route(v Value, at string) {
 			d.fail(o.pos("on_unknown"), "bad-value", "write hold or retry", `"on_unknown" is %q, and must be hold or retry`, text)
 		}
 	}
+	r.ProxyForwards = d.boolean(o, "proxy_forwards")
 	for i, test := range d.items(o, "tests") {
 		d.test(&r, test, fmt.Sprintf("tests[%d]", i))
 	}

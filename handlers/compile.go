@@ -91,7 +91,7 @@ func (c *compiler) handler(r *config.Route) *Handler {
 	defer func() { c.route = "" }()
 	h := &Handler{
 		Name: r.Name, Identity: r.Name, Connection: r.Connection,
-		TTL: r.TTL, Retry: r.Retry, OnUnknown: r.OnUnknown,
+		TTL: r.TTL, Retry: r.Retry, OnUnknown: r.OnUnknown, ProxyForwards: r.ProxyForwards,
 	}
 	if r.Formerly != "" {
 		h.Identity = r.Formerly

@@ -30,6 +30,8 @@ type Handler struct {
 	TTL        time.Duration
 	Retry      config.Retry
 	OnUnknown  config.OnUnknown
+	// ProxyForwards: see config.Route.
+	ProxyForwards bool
 
 	// the compiled match, input and tenant: see compile.go
 	compiled

@@ -132,7 +132,7 @@ func (c *Client) act(ctx context.Context, r bridge.Request, header http.Header, 
 	answer, err := readAll(buf, resp)
 	switch {
 	case err != nil:
-		return bridge.Reply{}, cutOff(resp.StatusCode, r.OneCall, why(runCtx, err)), giveBack
+		return bridge.Reply{}, proxied(r, resp, cutOff(resp.StatusCode, r.OneCall, why(runCtx, err))), giveBack
 	case resp.StatusCode == http.StatusOK:
 		reply, failure := readReply(answer)
 		return reply, failure, giveBack
@@ -143,7 +143,15 @@ func (c *Client) act(ctx context.Context, r bridge.Request, header http.Header, 
 	if resp.StatusCode == http.StatusUnauthorized && failure.Reason == bridge.ReasonUnauthorized && !said.ran {
 		return bridge.Reply{}, failure, tokenRefused
 	}
-	return bridge.Reply{}, failure, giveBack
+	return bridge.Reply{}, proxied(r, resp, failure), giveBack
+}
+
+// proxied doubts a 503 that a proxy may have made after it passed the request on (R8).
+func proxied(r bridge.Request, resp *http.Response, f *bridge.Failure) *bridge.Failure {
+	if r.ProxyForwards && resp.StatusCode == http.StatusServiceUnavailable && f.Kind != bridge.Unknown {
+		return doubtful(f.Message + ", or a proxy did that may have passed the request on first")
+	}
+	return f
 }
 
 // cutOff is for an answer of which only the status is known. The part that is

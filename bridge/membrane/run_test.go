@@ -970,3 +970,26 @@ func BenchmarkRun(b *testing.B) {
 		}
 	})
 }
+
+// A 503 that a proxy may have made after it passed the request on proves nothing (R8).
+func TestProxyForwards(t *testing.T) {
+	t.Parallel()
+	const said = ", or a proxy did that may have passed the request on first"
+	for name, test := range map[string]struct {
+		answer http.HandlerFunc
+		want   string
+	}{
+		"a page":  {body(503, "<html>"), "unknown (outcome_unknown): membrane answered 503" + said},
+		"cut off": {raw(t, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 100\r\n\r\n{"), "unknown (outcome_unknown): membrane answered 503, and the answer ended half way" + said},
+		"429":     {body(429, "{}"), "outage: membrane answered 429"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := request()
+			r.ProxyForwards = true
+			if _, err := connect(t, serve(t, test.answer).start(t).URL).Run(background, r); err == nil || err.Error() != test.want {
+				t.Errorf("got %v, want %s", err, test.want)
+			}
+		})
+	}
+}
