@@ -55,6 +55,9 @@ func describe(owner []byte) string {
 	return fmt.Sprintf("process %d", pid)
 }
 
-// unlock gives the folder free: the lock ends with its file. What closing says
-// is of no use: there is nothing in the file to lose.
-func unlock(f *os.File) { _ = f.Close() }
+// unlock gives the folder free. What closing says is of no use: there is nothing
+// in the file to lose.
+func unlock(f *os.File) {
+	unlockFile(f)
+	_ = f.Close()
+}

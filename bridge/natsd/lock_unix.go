@@ -23,3 +23,7 @@ func lockFile(f *os.File) error {
 		}
 	}
 }
+
+// unlockFile ends the lock now. Closing alone ends it only when no other process
+// has the file open, and one that is just being started has, for a moment.
+func unlockFile(f *os.File) { _ = unix.Flock(int(f.Fd()), unix.LOCK_UN) }

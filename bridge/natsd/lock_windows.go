@@ -17,3 +17,6 @@ func lockFile(f *os.File) error {
 	}
 	return err
 }
+
+// unlockFile leaves it to the closing of the file, which ends its locks.
+func unlockFile(*os.File) {}
