@@ -38,19 +38,20 @@ func TestKillBridge(t *testing.T) {
 			paused.Signal(syscall.SIGCONT)
 			paused = nil
 		}
-		victim := w.bridges[w.rand.IntN(len(w.bridges))]
-		other := w.bridges[w.rand.IntN(len(w.bridges))]
-		pause := pauses[w.rand.IntN(len(pauses))]
-		if paused == nil && other != victim {
+		// Two of the three, whatever the other may do.
+		order := w.rand.Perm(len(w.bridges))
+		victim, other, pause := w.bridges[order[0]], w.bridges[order[1]], pauses[w.rand.IntN(len(pauses))]
+		if victim == paused {
+			victim = other
+		}
+		if paused == nil {
 			other.Signal(syscall.SIGSTOP)
 			paused, until = other, time.Now().Add(pause)
 			stops++
 		}
-		if victim != paused {
-			victim.Kill()
-			victim.Start()
-			kills++
-		}
+		victim.Kill()
+		victim.Start()
+		kills++
 	}
 	if paused != nil {
 		paused.Signal(syscall.SIGCONT)

@@ -175,7 +175,7 @@ func (c *cut) carry(client net.Conn) {
 	if !c.free() {
 		return
 	}
-	server, err := net.DialTimeout("tcp", c.target, 2*time.Second) //nolint:noctx // it ends by itself
+	server, err := net.DialTimeout("tcp", c.target, 2*time.Second)
 	if err != nil {
 		return
 	}
