@@ -128,11 +128,13 @@ const (
 // its folder in the background, under the feet of who makes the next.
 func (c *Conn) Room(ctx context.Context, n Names, want int64, replicas int) (room int64, release func() error, err error) {
 	probe := jetstream.StreamConfig{
-		Name: n.upper() + "_ROOM_" + nuid.Next(), Storage: jetstream.FileStorage, MaxBytes: want, Replicas: max(1, replicas),
+		Storage: jetstream.FileStorage, MaxBytes: want, Replicas: max(1, replicas),
 		Description: "bridge8x8: is there room for its streams?",
 	}
-	probe.Subjects = []string{n.prefix + ".room." + probe.Name}
 	for {
+		// A name of its own for each: a cluster may still be forgetting the one before.
+		probe.Name = n.upper() + "_ROOM_" + nuid.Next()
+		probe.Subjects = []string{n.prefix + ".room." + probe.Name}
 		_, err := c.JS.CreateStream(ctx, probe)
 		switch {
 		case err == nil:
