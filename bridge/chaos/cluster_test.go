@@ -20,11 +20,11 @@ import (
 // back, and arrives when the way is free again. Guarantees 1, 2, 3 and 5, rules
 // R7 and R13.
 //
-// Short: 200 events, one kill, no cut. Long: 5,000 events, a kill every 10 s,
+// Short: 150 events, one kill, no cut. Long: 5,000 events, a kill every 10 s,
 // eight in all, and a cut of 30 s, which is longer than a client takes to notice.
 func TestKillLeader(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 8003, form(200, 5000), true)
+	w := newWorld(t, 8003, form(150, 5000), true)
 	nodes := bridgetest.NATSCluster(t)
 	urls, cuts := make([]string, len(nodes)), make([]*cut, len(nodes))
 	direct := make([]string, len(nodes))
