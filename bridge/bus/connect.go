@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/url"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -189,8 +188,9 @@ func (c *Conn) Await(ctx context.Context) error {
 // Passing says whether an error is one of a NATS that is away, restarts or
 // chooses a leader, so that the same may succeed a little later.
 func Passing(err error) bool {
-	// No suitable peer (10005): a node that a stream needs is not there yet.
-	if api, ok := errors.AsType[*jetstream.APIError](err); ok && (api.Code == 503 || api.ErrorCode == 10005 && strings.Contains(api.Description, "peer offline")) {
+	// No suitable peer (10005): a node is not there yet, or the cluster, which hears
+	// of its nodes every few seconds, does not know yet that there is room again.
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && (api.Code == 503 || api.ErrorCode == 10005) {
 		return true
 	}
 	return slices.ContainsFunc([]error{

@@ -27,7 +27,7 @@ func TestPassing(t *testing.T) {
 		{jetstream.ErrStreamNotFound, true},
 		{api(503, 10008, "JetStream system temporarily unavailable"), true},
 		{api(400, 10005, "no suitable peers for placement, peer offline"), true},
-		{api(400, 10005, "no suitable peers for placement, insufficient storage"), false},
+		{api(400, 10005, "no suitable peers for placement, insufficient storage"), true},
 		{api(500, 10047, "insufficient storage resources available"), false},
 		{api(400, 10065, "subjects overlap with an existing stream"), false},
 		{context.Canceled, false},
