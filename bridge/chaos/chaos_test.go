@@ -67,10 +67,10 @@ func TestKillBridge(t *testing.T) {
 // it syncs every write. Since no bridge dies, nothing may be held but what is
 // hidden. Guarantees 1, 2, 3 and 5, rule R7.
 //
-// Short: 400 events, two kills. Long: 5,000 events, ten kills.
+// Short: 300 events, two kills. Long: 5,000 events, ten kills.
 func TestKillServer(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 8002, form(400, 5000), true)
+	w := newWorld(t, 8002, form(300, 5000), true)
 	server := bridgetest.NATSServerConfig(t, synced)
 	w.connect(server.URL)
 	w.serve(3, server.URL, nil)

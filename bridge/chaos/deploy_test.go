@@ -19,15 +19,15 @@ import (
 // have to wait for the 30 s of the ack clock. Nothing is repeated, and nothing
 // is held. Guarantees 1 and 2, rule R16.
 //
-// Short: 600 events, three deploys. Long: 5,000 events, ten.
+// Short: 400 events, three deploys. Long: 5,000 events, ten.
 func TestDeploy(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 8004, form(600, 5000), false)
+	w := newWorld(t, 8004, form(400, 5000), false)
 	server := bridgetest.NATSServerConfig(t, synced)
 	w.connect(server.URL)
 	const ackWait = 30 * time.Second
 	deploys := form(3, 10)
-	w.serve(1, server.URL, map[string]string{"BRIDGE_ACK_WAIT": ackWait.String(), "MEMBRANE_RUN_LIMIT": "60s", "BRIDGE_CONCURRENCY": "8"})
+	w.serve(1, server.URL, map[string]string{"BRIDGE_ACK_WAIT": ackWait.String(), "MEMBRANE_RUN_LIMIT": "60s", "BRIDGE_CONCURRENCY": "4"})
 	// All of it is there at once, so that every process has all that it can take in hand.
 	w.publish(time.Millisecond)()
 	r := w.bridges[0]
@@ -86,7 +86,7 @@ func TestDeploy(t *testing.T) {
 			continue
 		}
 		handed += len(back)
-		// They are taken before their runs end: 5 to 80 ms later, and 16 in hand share 8 slots.
+		// They are taken before their runs end: 5 to 80 ms later, and 8 in hand share 4 slots.
 		took := last.Sub(ready)
 		slowest = max(slowest, took)
 		t.Logf("deploy %d: stopped in %v, with %d pairs handed back; the next was ready %v after its start, and their effects came %v to %v after that",
