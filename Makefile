@@ -3,7 +3,7 @@
 FUZZTIME ?= 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint ci fuzz bench clean
+.PHONY: help build test chaos lint ci fuzz bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,6 +13,9 @@ build: ## Build bin/bridge8x8
 
 test: ## Run every test, with the race detector
 	go test -race ./...
+
+chaos: ## Kill bridges, servers and leaders for about ten minutes (the tests do it for one)
+	BRIDGE_CHAOS=long go test -count=1 -v -parallel 1 -timeout 60m ./bridge/chaos
 
 lint: ## Check format, vet and lint (golangci-lint comes with make ci)
 	@.ci/run lint

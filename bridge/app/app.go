@@ -91,6 +91,7 @@ const (
 	reserveEmbedded = 9 << 30
 	eventsName      = "events" // the source of everything that came in over HTTP or on our own subjects
 	reloadEvery     = 5 * time.Second
+	startAgain      = time.Second // after NATS did not answer at the start
 )
 
 // New reads the configuration, compiles its routes and binds the listeners, so
@@ -300,25 +301,15 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 	}
 	a.waitFor("the streams")
 	b := a.o.Env.Bridge
-	unit, release, err := a.unit(ctx)
-	if err != nil {
+	var l *ledger.Ledger
+	err := a.persist(ctx, func() (err error) {
+		l, err = a.openStreams(ctx)
 		return err
-	}
-	l, err := ledger.Open(ctx, ledger.Options{
-		JetStream: a.conn.JS, Publish: a.conn.Publisher.Store, Unclear: func(err error) bool { return errors.Is(err, bus.ErrUnclear) },
-		Prefix: b.Prefix, Retention: b.Retention, Replicas: b.Replicas, MaxBytes: ledgerUnits * unit,
-		Logger: a.log, Healthy: a.outbox.Healthy, Failed: a.metrics.LedgerFailed,
 	})
 	if err != nil {
 		return err
 	}
 	a.ledger.Store(l)
-	if err := a.conn.EnsureStreams(ctx, a.names, b.Retention, b.Replicas, unit); err != nil {
-		return err
-	}
-	if err := release(); err != nil {
-		return err
-	}
 	a.bridge, err = bridge.New(bridge.Options{
 		Name: b.Name, Ledger: l, Outbox: a.outbox, Runner: a.client, Catalog: a.catalog, Observer: a.observer,
 		Concurrency: b.Concurrency, RunLimit: a.o.Env.Membrane.RunLimit, LogMargin: a.o.LogMargin, Hook: a.o.Hook,
@@ -330,7 +321,7 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 	a.use(a.file, a.table)
 	background.Go(func() { l.Watch(life) })
 	background.Go(func() { a.bridge.Run(life) })
-	if err := a.take(ctx, life); err != nil {
+	if err := a.persist(ctx, func() error { return a.take(ctx, life) }); err != nil {
 		return err
 	}
 	background.Go(func() {
@@ -338,6 +329,46 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 		a.taking.Wait()
 	})
 	return nil
+}
+
+// persist does what needs NATS, and again for as long as NATS is merely away: a
+// server that restarts, or a cluster that is choosing a leader.
+func (a *App) persist(ctx context.Context, do func() error) error {
+	told := false
+	for {
+		err := do()
+		if err == nil || ctx.Err() != nil || !bus.Passing(err) {
+			return err
+		}
+		if !told {
+			a.log.Warn("NATS does not answer well enough to start; trying again", "error", err)
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(startAgain):
+		}
+	}
+}
+
+// openStreams makes the ledger and the streams where they are missing.
+func (a *App) openStreams(ctx context.Context) (l *ledger.Ledger, err error) {
+	b := a.o.Env.Bridge
+	unit, release, err := a.unit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	l, err = ledger.Open(ctx, ledger.Options{
+		JetStream: a.conn.JS, Publish: a.conn.Publisher.Store, Unclear: func(err error) bool { return errors.Is(err, bus.ErrUnclear) },
+		Prefix: b.Prefix, Retention: b.Retention, Replicas: b.Replicas, MaxBytes: ledgerUnits * unit,
+		Logger: a.log, Healthy: a.outbox.Healthy, Failed: a.metrics.LedgerFailed,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return l, a.conn.EnsureStreams(ctx, a.names, b.Retention, b.Replicas, unit)
 }
 
 // unit is what one share of the storage is, in bytes; release comes after the
@@ -358,7 +389,8 @@ func (a *App) unit(ctx context.Context) (unit int64, release func() error, err e
 	return room / allUnits, release, err
 }
 
-// take starts to take from the stream of events, from each source and from what was set aside.
+// take starts to take from the stream of events, from each source and from what
+// was set aside. Called again after an error, it goes on with what is missing.
 func (a *App) take(ctx, life context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -368,13 +400,6 @@ func (a *App) take(ctx, life context.Context) error {
 	}
 	for _, s := range a.file.Sources {
 		if s.NATS.Core {
-			closeCore, err := a.conn.Core(a.names, s.Name, s.NATS.Subjects, func(err error) {
-				a.observer.Trouble("a message from a core source could not be stored, and is lost", "source", s.Name, "error", err)
-			})
-			if err != nil {
-				return err
-			}
-			a.taking.Go(func() { <-life.Done(); closeCore() })
 			continue
 		}
 		start := bus.Start{All: s.NATS.Start == config.StartAll, At: s.NATS.StartAt}
@@ -382,11 +407,29 @@ func (a *App) take(ctx, life context.Context) error {
 			return fmt.Errorf("source %q: %w", s.Name, err)
 		}
 	}
-	return a.takeWaiting(ctx, life)
+	if err := a.takeWaiting(ctx, life); err != nil {
+		return err
+	}
+	for _, s := range a.file.Sources { // last: to subscribe is nothing that can be tried again
+		if !s.NATS.Core {
+			continue
+		}
+		closeCore, err := a.conn.Core(a.names, s.Name, s.NATS.Subjects, func(err error) {
+			a.observer.Trouble("a message from a core source could not be stored, and is lost", "source", s.Name, "error", err)
+		})
+		if err != nil {
+			return err
+		}
+		a.taking.Go(func() { <-life.Done(); closeCore() })
+	}
+	return nil
 }
 
 // takeStream takes from a source, through its durable consumer.
 func (a *App) takeStream(ctx, life context.Context, name, stream string, subjects []string, start bus.Start) error {
+	if a.takers[name] != nil {
+		return nil
+	}
 	durable := bus.Durable{
 		Name: a.names.Durable(name), Stream: stream, Subjects: subjects, AckWait: a.o.Env.Bridge.AckWait, Ledger: a.ledger.Load().ID(),
 	}
@@ -422,11 +465,14 @@ func (a *App) ensureSource(ctx context.Context, name string, durable bus.Durable
 			return err
 		}
 		start = bus.Start{All: source.From.IsZero(), At: source.From}
-	case !known: // the ledger was lost, or is new to a durable that is not
-		a.log.Error("this ledger does not know a source that was taken before: what is older than the ledger is held, not sent",
-			"source", name, "stream", durable.Stream, "ledger", l.ID(), "durable's ledger", itsLedger)
-		if _, err = l.AddSource(ctx, name, ledger.Source{Since: now, From: now}); err != nil {
+	case !known: // the ledger was lost, or is new to a durable that is not; or another replica was quicker
+		stored, err := l.AddSource(ctx, name, ledger.Source{Since: now, From: now})
+		if err != nil {
 			return err
+		}
+		if stored.Since.Equal(now) {
+			a.log.Error("this ledger does not know a source that was taken before: what is older than the ledger is held, not sent",
+				"source", name, "stream", durable.Stream, "ledger", l.ID(), "durable's ledger", itsLedger)
 		}
 	case !exists: // it was deleted, or never made: what the ledger still remembers is gone through again
 		start = bus.Start{All: source.From.IsZero(), At: source.From}

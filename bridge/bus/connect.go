@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -182,6 +183,21 @@ func (c *Conn) Await(ctx context.Context) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// Passing says whether an error is one of a NATS that is away, restarts or
+// chooses a leader, so that the same may succeed a little later.
+func Passing(err error) bool {
+	// No suitable peer (10005): a node is not there yet, or the cluster, which hears
+	// of its nodes every few seconds, does not know yet that there is room again.
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && (api.Code == 503 || api.ErrorCode == 10005) {
+		return true
+	}
+	return slices.ContainsFunc([]error{
+		context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoResponders, nats.ErrReconnectBufExceeded, nats.ErrDisconnected,
+		nats.ErrConnectionReconnecting, jetstream.ErrNoStreamResponse,
+		jetstream.ErrStreamNotFound, // of ours: another replica is making it right now
+	}, func(passing error) bool { return errors.Is(err, passing) })
 }
 
 // Healthy says whether the connection is up.

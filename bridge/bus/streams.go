@@ -128,17 +128,27 @@ const (
 // its folder in the background, under the feet of who makes the next.
 func (c *Conn) Room(ctx context.Context, n Names, want int64, replicas int) (room int64, release func() error, err error) {
 	probe := jetstream.StreamConfig{
-		Name: n.upper() + "_ROOM_" + nuid.Next(), Storage: jetstream.FileStorage, MaxBytes: want, Replicas: max(1, replicas),
+		Storage: jetstream.FileStorage, MaxBytes: want, Replicas: max(1, replicas),
 		Description: "bridge8x8: is there room for its streams?",
 	}
-	probe.Subjects = []string{n.prefix + ".room." + probe.Name}
 	for {
+		// A name of its own for each: a cluster may still be forgetting the one before.
+		probe.Name = n.upper() + "_ROOM_" + nuid.Next()
+		probe.Subjects = []string{n.prefix + ".room." + probe.Name}
 		_, err := c.JS.CreateStream(ctx, probe)
 		switch {
 		case err == nil:
-			room, probe.MaxBytes = probe.MaxBytes-1, 1
-			_, err = c.JS.UpdateStream(ctx, probe)
-			return room, func() error { return c.JS.DeleteStream(ctx, probe.Name) }, err
+			room, small := probe.MaxBytes-1, probe
+			small.MaxBytes = 1
+			if _, err = c.JS.UpdateStream(ctx, small); err == nil {
+				return room, func() error { return c.JS.DeleteStream(ctx, probe.Name) }, nil
+			}
+			// A cluster that several ask at once promises more than it has, and then
+			// refuses even that one takes less.
+			if gone := c.JS.DeleteStream(ctx, probe.Name); gone != nil || !noRoom(err) || probe.MaxBytes <= smallest {
+				return 0, nil, fmt.Errorf("reserve %d bytes for streams: %w", probe.MaxBytes, errors.Join(err, gone))
+			}
+			probe.MaxBytes /= 2
 		case noRoom(err) && probe.MaxBytes > smallest:
 			probe.MaxBytes /= 2
 		default:
@@ -222,7 +232,8 @@ func overlaps(err error) bool {
 // noRoom: see ledger.NoRoom; the two packages do not know each other.
 func noRoom(err error) bool {
 	api, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && (api.ErrorCode == 10047 || api.ErrorCode == 10028 || api.ErrorCode == 10023 || api.ErrorCode == 10046)
+	return ok && (api.ErrorCode == 10047 || api.ErrorCode == 10028 || api.ErrorCode == 10023 || api.ErrorCode == 10046 ||
+		api.ErrorCode == 10005 && strings.Contains(api.Description, "insufficient storage"))
 }
 
 func (c *Conn) ownerOf(ctx context.Context, subject string) string {

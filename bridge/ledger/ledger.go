@@ -131,10 +131,12 @@ func (l *Ledger) create(ctx context.Context, name string) (jetstream.Stream, err
 }
 
 // NoRoom says whether a stream was refused because the server or the account
-// has not as much storage left as was asked for (codes 10047, 10028, 10023).
+// has not as much storage left as was asked for (codes 10047, 10028, 10023). A
+// cluster says that no node is suitable (10005), and why only in the text.
 func NoRoom(err error) bool {
 	api, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && (api.ErrorCode == 10047 || api.ErrorCode == 10028 || api.ErrorCode == 10023 || api.ErrorCode == 10046)
+	return ok && (api.ErrorCode == 10047 || api.ErrorCode == 10028 || api.ErrorCode == 10023 || api.ErrorCode == 10046 ||
+		api.ErrorCode == 10005 && strings.Contains(api.Description, "insufficient storage"))
 }
 
 // acceptable refuses a stream that cannot keep the promises, and mends what can be mended.
