@@ -452,6 +452,8 @@ func (a *App) takeWaiting(ctx, life context.Context) error {
 			byToken[token] = token
 		}
 	}
+	decisions := bus.DecisionToken() // about dead letters, of all connections (rule R11)
+	byToken[decisions] = ""
 	for token, connection := range byToken {
 		if a.takers["wait/"+token] != nil {
 			continue
@@ -461,6 +463,9 @@ func (a *App) takeWaiting(ctx, life context.Context) error {
 			return err
 		}
 		paused := func() bool { return a.bridge.Closed(connection) }
+		if token == decisions {
+			paused = nil
+		}
 		if err := a.takeFrom(life, "wait/"+token, stream, consumer, a.conn.Unfold(), paused); err != nil {
 			return err
 		}

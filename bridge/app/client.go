@@ -18,6 +18,10 @@ type Client struct {
 	conn  *bus.Conn
 	names bus.Names
 	own   bool
+	// prefix is that of the names.
+	prefix string
+	// decided is bus.Letters' Hook; only tests set it.
+	decided func()
 }
 
 // Dial connects to the bus that a bridge uses. It fails if NATS does not answer before ctx ends.
@@ -33,11 +37,11 @@ func Dial(ctx context.Context, env config.Env) (*Client, error) {
 		conn.Close()
 		return nil, fmt.Errorf("NATS at %s: %w", config.MaskURL(env.NATS.URL), err)
 	}
-	return &Client{conn: conn, names: bus.NewNames(env.Bridge.Prefix), own: true}, nil
+	return &Client{conn: conn, names: bus.NewNames(env.Bridge.Prefix), own: true, prefix: env.Bridge.Prefix}, nil
 }
 
 // Client is a client of this very bridge.
-func (a *App) Client() *Client { return &Client{conn: a.conn, names: a.names} }
+func (a *App) Client() *Client { return &Client{conn: a.conn, names: a.names, prefix: a.o.Env.Bridge.Prefix} }
 
 // Close ends a client's own connection.
 func (c *Client) Close() {
