@@ -15,13 +15,10 @@ import (
 // Client is a tool's way to a bridge, over the bus alone: it publishes events
 // and watches what comes of them.
 type Client struct {
-	conn  *bus.Conn
-	names bus.Names
-	own   bool
-	// prefix is that of the names.
-	prefix string
-	// decided is bus.Letters' Hook; only tests set it.
-	decided func()
+	conn   *bus.Conn
+	names  bus.Names
+	own    bool
+	prefix string // of the names
 }
 
 // Dial connects to the bus that a bridge uses. It fails if NATS does not answer before ctx ends.
@@ -41,7 +38,9 @@ func Dial(ctx context.Context, env config.Env) (*Client, error) {
 }
 
 // Client is a client of this very bridge.
-func (a *App) Client() *Client { return &Client{conn: a.conn, names: a.names, prefix: a.o.Env.Bridge.Prefix} }
+func (a *App) Client() *Client {
+	return &Client{conn: a.conn, names: a.names, prefix: a.o.Env.Bridge.Prefix}
+}
 
 // Close ends a client's own connection.
 func (c *Client) Close() {

@@ -25,7 +25,7 @@ var (
 )
 
 func (c *Client) box() *bus.Letters {
-	return &bus.Letters{Conn: c.conn, Names: c.names, Hook: c.decided}
+	return &bus.Letters{Conn: c.conn, Names: c.names}
 }
 
 // Letters reads the dead letters that the filter takes, the oldest first.
