@@ -282,7 +282,7 @@ func (s *Letters) Decide(ctx context.Context, id uint64, same []uint64, asked ti
 		return err
 	}
 	for _, id := range same {
-		if err := st.DeleteMsg(ctx, id); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		if err := deleteMessage(ctx, st, id); err != nil {
 			return fmt.Errorf("remove a dead letter: %w", err)
 		}
 	}
@@ -341,11 +341,24 @@ func (o *Outbox) Remove(ctx context.Context, key bridge.Key, letters []uint64) e
 			continue // of a stream that was made anew
 		}
 		if err == nil {
-			err = st.DeleteMsg(ctx, seq)
+			err = deleteMessage(ctx, st, seq)
 		}
 		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 			return err
 		}
 	}
 	return nil
+}
+
+// deleteMessage deletes one message, or finds that somebody else has. The server
+// refuses a deletion for several reasons with one code, so it is asked which.
+func deleteMessage(ctx context.Context, st jetstream.Stream, seq uint64) error {
+	err := st.DeleteMsg(ctx, seq)
+	if err == nil || errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	if _, gone := st.GetMsg(ctx, seq); errors.Is(gone, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	return err
 }

@@ -347,3 +347,25 @@ func TestDecisionToken(t *testing.T) {
 		t.Errorf("%s could be the token of a connection", DecisionToken())
 	}
 }
+
+// Two who delete the same message both have what they want.
+func TestDeleteMessageTwice(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	out := newOutside(t, cloudevent.Structured, natsd.Options{})
+	out.deadLetter(t, "1", "shipped", 0, bridge.ReasonRejected)
+	st, err := out.c.JS.Stream(ctx, out.n.Dead())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := deleteMessage(ctx, st, 1); err != nil {
+			t.Error(err)
+		}
+	}
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := deleteMessage(gone, st, 1); err == nil {
+		t.Error("a deletion that nobody answered succeeded")
+	}
+}

@@ -264,7 +264,7 @@ func (o *Outbox) Withdraw(ctx context.Context, key bridge.Key, route string) err
 		}
 	}
 	for _, seq := range found {
-		if err := st.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		if err := deleteMessage(ctx, st, seq); err != nil {
 			return err
 		}
 	}
