@@ -133,7 +133,7 @@ func (d *Decisions) Find(ctx context.Context, id uint64) (Letter, error) {
 // letter is gone at once. Errors: ErrLetterGone where somebody was quicker.
 func (d *Decisions) Replay(ctx context.Context, l *Letter) error { return d.decide(ctx, l, false) }
 
-// Discard: see Replay.
+// Discard is what Replay says.
 func (d *Decisions) Discard(ctx context.Context, l *Letter) error { return d.decide(ctx, l, true) }
 
 func (d *Decisions) decide(ctx context.Context, l *Letter, discard bool) error {
