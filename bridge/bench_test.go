@@ -35,6 +35,7 @@ func (*easy) Now(context.Context) (time.Time, error)                { return tim
 func (*easy) Usable() error                                         { return nil }
 func (*easy) Remembers(string, time.Time) bool                      { return true }
 func (e *easy) Result(context.Context, bridge.Result) error         { e.results.Add(1); return nil }
+func (e *easy) Remove(context.Context, bridge.Key, []uint64) error  { return nil }
 func (e *easy) Dead(context.Context, bridge.DeadLetter) error       { e.deaths.Add(1); return nil }
 func (*easy) Withdraw(context.Context, bridge.Key, string) error    { return nil }
 func (*easy) Probe(context.Context, bridge.Place) error             { return nil }

@@ -64,6 +64,7 @@ type Bridge struct {
 	drain    sync.Once
 	gates    gates
 	doubts   *reconciler
+	looks    looks
 }
 
 // New makes a bridge that has no routes yet; give it some with SetTable.

@@ -156,6 +156,7 @@ func (r *Record) AppendJSON(dst []byte) []byte {
 		o.value("details", r.Details)
 	}
 	o.flag("overturned", r.Overturned)
+	o.flag("decided", r.Decided)
 	o.flag("published", r.Published)
 	return append(o.b, '}')
 }

@@ -82,6 +82,12 @@ func (b *Bridge) Handle(ctx context.Context, d *Delivery) {
 // pair takes one route's share of an event as far as it can go now.
 func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 	defer b.guard(e.d, &f)
+	decision := e.d.decision()
+	if decision != nil { // R11
+		if f, done := b.decide(ctx, e, p); done {
+			return f
+		}
+	}
 	for !b.Draining() {
 		// ledger first (R1)
 		switch {
@@ -99,7 +105,7 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 
 		// without a record where there should be one, or stored before anybody
 		// remembers: it may have been sent already (R12)
-		if p.rec.State == "" && p.replay == 0 && (e.d.Pair != nil || !b.Ledger.Remembers(e.d.Source, e.d.Stored)) {
+		if p.rec.State == "" && decision == nil && (e.d.Pair != nil || !b.Ledger.Remembers(e.d.Source, e.d.Stored)) {
 			return b.conclude(ctx, e, p, p.failed(ReasonUnledgered, "stored before the ledger's memory begins: it may have been sent already", nil))
 		}
 		if p.handler == nil {
@@ -183,7 +189,7 @@ func (b *Bridge) guard(d *Delivery, f *fate) {
 // first, and if even that cannot be stored the message comes again.
 func (b *Bridge) settle(ctx context.Context, e *occurrence, pairs []*pair, fates []fate) {
 	d := e.d
-	if d.Pair != nil { // one pair, set aside before: it waits where it is
+	if d.Pair != nil && d.Pair.Decision == nil { // one pair, set aside before: it waits where it is
 		switch f := fates[0]; f.kind {
 		case ended:
 			d.Settle.Ack()

@@ -25,7 +25,8 @@ import (
 //	   └▶ waiting ◀──────────────────┘
 //
 // A worker moves a record by compare-and-set on the revision it read, and never
-// deletes one. Only succeeded and failed records expire.
+// deletes one. Only succeeded and failed records expire, and unknown ones that a
+// person has decided about.
 type State string
 
 // The states.
@@ -36,6 +37,9 @@ const (
 	Failed    State = "failed"    // it did not happen, and will not; kept for the ledger's retention
 	UnknownSt State = "unknown"   // nobody can tell; kept until evidence or a person ends it
 )
+
+// Expires says whether the record is kept for the ledger's retention only.
+func (r *Record) Expires() bool { return r.State.Final() || r.Decided }
 
 // Final says whether nothing but time ends a record in this state.
 func (s State) Final() bool { return s == Succeeded || s == Failed }
@@ -79,6 +83,9 @@ type Record struct {
 	Details         map[string]any  `json:"details,omitempty"`
 	// Overturned says that the record was unknown before: a dead letter has to go (rule R6).
 	Overturned bool `json:"overturned,omitempty"`
+	// Decided says that a person answered the dead letter of an unknown outcome:
+	// evidence still counts, but the record is kept for the retention only (rule R11).
+	Decided bool `json:"decided,omitempty"`
 	// Published says that the result went out a second time (rule R18).
 	Published bool `json:"published,omitempty"`
 }

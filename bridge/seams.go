@@ -55,6 +55,9 @@ type Outbox interface {
 	Dead(ctx context.Context, l DeadLetter) error
 	// Withdraw removes the dead letter of a pair whose outcome became known (rule R6).
 	Withdraw(ctx context.Context, key Key, route string) error
+	// Remove removes those of the dead letters, named by their sequences, that are about
+	// the pair. Letters that are gone are none to remove (rule R11).
+	Remove(ctx context.Context, key Key, letters []uint64) error
 	// SetAside copies one pair of the event in hand to BRIDGE_WAIT (rule R10).
 	SetAside(ctx context.Context, d *Delivery, p Pair, key Key, connection string) error
 }
@@ -97,6 +100,14 @@ type Delivery struct {
 	Settle Settler
 }
 
+// decision is what a person decided, where the message says so; else nil.
+func (d *Delivery) decision() *Decision {
+	if d.Pair == nil {
+		return nil
+	}
+	return d.Pair.Decision
+}
+
 // Settler acknowledges a message or hands it back.
 type Settler interface {
 	Ack()
@@ -108,6 +119,8 @@ type Settler interface {
 type Pair struct {
 	Route  string `json:"route"` // identity
 	Replay int    `json:"replay,omitempty"`
+	// Decision is set on the message by which a person decided about a dead letter.
+	Decision *Decision `json:"decision,omitempty"`
 }
 
 // Observer is told what happens, for metrics and logs. Its methods are called

@@ -210,6 +210,10 @@ func (b *Bridge) publish(ctx context.Context, e *occurrence, p *pair) fate {
 	case Succeeded:
 		err = b.Outbox.Result(ctx, b.result(p))
 	case Failed:
+		if p.rec.Reason == ReasonDiscarded { // the person who would read a letter gave up on it
+			err = b.Outbox.Result(ctx, b.result(p))
+			break
+		}
 		stored := make(chan error, 1)
 		go func() { stored <- b.Outbox.Dead(ctx, b.letter(e, p)) }()
 		err = b.Outbox.Result(ctx, b.result(p))
@@ -295,19 +299,10 @@ func (b *Bridge) doubt(ctx context.Context, e *occurrence, p *pair, f *Failure, 
 
 // weigh ends a running or unknown pair by the log of its own try (R3, R6).
 func (b *Bridge) weigh(ctx context.Context, e *occurrence, p *pair, log RunLog, took time.Duration) fate {
-	f := log.FailureOf(p.frozen.OneCall)
-	reply := Reply{RunID: log.ID, Output: log.Output}
-	if log.Succeeded {
-		f = check(b.actionOf(p), reply)
-	} else if f == nil {
-		f = &Failure{Kind: Unknown, Reason: ReasonOutcomeUnknown, Message: "the run log holds an error without a type"}
-	}
-	if f != nil && f.RunID == "" {
-		f.RunID = log.ID
-	}
+	f := b.failureIn(p, log)
 	switch {
 	case f == nil:
-		return b.conclude(ctx, e, p, p.succeeded(reply, took, nil))
+		return b.conclude(ctx, e, p, p.succeeded(Reply{RunID: log.ID, Output: log.Output}, took, nil))
 	case f.Kind == Permanent:
 		return b.conclude(ctx, e, p, p.refused(f, took))
 	case f.Kind == Unknown:
@@ -326,6 +321,20 @@ func (b *Bridge) weigh(ctx context.Context, e *occurrence, p *pair, log RunLog, 
 		}
 		return fate{kind: waits, delay: wait}
 	}
+}
+
+// failureIn is why the run of a log did not succeed; nil if it did.
+func (b *Bridge) failureIn(p *pair, log RunLog) *Failure {
+	f := log.FailureOf(p.frozen.OneCall)
+	if log.Succeeded {
+		f = check(b.actionOf(p), Reply{RunID: log.ID, Output: log.Output})
+	} else if f == nil {
+		f = &Failure{Kind: Unknown, Reason: ReasonOutcomeUnknown, Message: "the run log holds an error without a type"}
+	}
+	if f != nil && f.RunID == "" {
+		f.RunID = log.ID
+	}
+	return f
 }
 
 // undecided is a run of which nothing more will be learnt. An action that is

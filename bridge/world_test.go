@@ -46,6 +46,7 @@ type write struct {
 type letter struct {
 	key    Key
 	reason Reason
+	seq    uint64
 }
 
 type shownLog struct {
@@ -130,7 +131,10 @@ type seams struct {
 	// run answers a run.
 	run func(Request) (Reply, error)
 	// store fails what is to be stored in a stream.
-	store    func() error
+	store func() error
+	// list fails a listing of run logs, or holds it up.
+	list     func() error
+	forgets  time.Duration // how long the ledger remembers; 0: for ever
 	ended    []State
 	panics   int
 	mayPanic bool
@@ -198,10 +202,12 @@ func (s *seams) Event(_ context.Context, eventHash string) ([]Entry, error) {
 	return entries, nil
 }
 
-func (s *seams) Batch(context.Context, string, Key) error  { return nil }
-func (s *seams) Now(context.Context) (time.Time, error)    { return time.Now(), nil }
-func (s *seams) Usable() error                             { return nil }
-func (s *seams) Remembers(string, time.Time) bool          { return true }
+func (s *seams) Batch(context.Context, string, Key) error { return nil }
+func (s *seams) Now(context.Context) (time.Time, error)   { return time.Now(), nil }
+func (s *seams) Usable() error                            { return nil }
+func (s *seams) Remembers(_ string, at time.Time) bool {
+	return s.forgets == 0 || time.Since(at) < s.forgets
+}
 func (s *seams) Taken(string)                              {}
 func (s *seams) Unrouted(string)                           {}
 func (s *seams) Ran(string, string, string, time.Duration) {}
@@ -244,7 +250,10 @@ func (s *seams) Dead(_ context.Context, l DeadLetter) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.dead[l.ID] = letter{l.Key, l.Reason}
+	if _, stored := s.dead[l.ID]; !stored {
+		s.seq++
+		s.dead[l.ID] = letter{l.Key, l.Reason, s.seq}
+	}
 	return nil
 }
 
@@ -252,6 +261,13 @@ func (s *seams) Withdraw(_ context.Context, key Key, _ string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.dead, func(_ string, l letter) bool { return l.key == key && l.reason == ReasonOutcomeUnknown })
+	return nil
+}
+
+func (s *seams) Remove(_ context.Context, key Key, letters []uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.dead, func(_ string, l letter) bool { return l.key == key && slices.Contains(letters, l.seq) })
 	return nil
 }
 
@@ -277,6 +293,11 @@ func (s *seams) SetAside(_ context.Context, d *Delivery, p Pair, key Key, _ stri
 func (s *seams) Run(_ context.Context, r Request) (Reply, error) { return s.run(r) }
 
 func (s *seams) RunLogs(_ context.Context, at Place, from time.Time, each func(RunLog)) error {
+	if s.list != nil {
+		if err := s.list(); err != nil {
+			return err
+		}
+	}
 	s.mu.Lock()
 	shown := slices.Clone(s.logs)
 	s.mu.Unlock()

@@ -502,6 +502,8 @@ func (a *App) takeWaiting(ctx, life context.Context) error {
 			byToken[token] = token
 		}
 	}
+	decisions := bus.DecisionToken() // about dead letters, of all connections (rule R11)
+	byToken[decisions] = ""
 	for token, connection := range byToken {
 		if a.takers["wait/"+token] != nil {
 			continue
@@ -515,6 +517,9 @@ func (a *App) takeWaiting(ctx, life context.Context) error {
 			return err
 		}
 		paused := func() bool { return a.bridge.Closed(connection) }
+		if token == decisions {
+			paused = nil
+		}
 		if err := a.takeFrom(life, "wait/"+token, stream, consumer, ensure, a.conn.Unfold(), paused); err != nil {
 			return err
 		}

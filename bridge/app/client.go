@@ -16,9 +16,10 @@ import (
 // Client is a tool's way to a bridge, over the bus alone: it publishes events
 // and watches what comes of them.
 type Client struct {
-	conn  *bus.Conn
-	names bus.Names
-	own   bool
+	conn   *bus.Conn
+	names  bus.Names
+	own    bool
+	prefix string // of the names
 }
 
 // Dial connects to the bus that a bridge uses. It fails if NATS does not answer before ctx ends.
@@ -42,11 +43,13 @@ func Dial(ctx context.Context, env config.Env) (*Client, error) {
 		}
 		return nil, fmt.Errorf("NATS at %s does not answer: is it running, and is NATS_URL right?", at)
 	}
-	return &Client{conn: conn, names: bus.NewNames(env.Bridge.Prefix), own: true}, nil
+	return &Client{conn: conn, names: bus.NewNames(env.Bridge.Prefix), own: true, prefix: env.Bridge.Prefix}, nil
 }
 
 // Client is a client of this very bridge.
-func (a *App) Client() *Client { return &Client{conn: a.conn, names: a.names} }
+func (a *App) Client() *Client {
+	return &Client{conn: a.conn, names: a.names, prefix: a.o.Env.Bridge.Prefix}
+}
 
 // Close ends a client's own connection.
 func (c *Client) Close() {

@@ -30,6 +30,7 @@ const (
 	HeaderTry        = "Bridge8x8-Try"
 	HeaderReplay     = "Bridge8x8-Replay"
 	HeaderAttempts   = "Bridge8x8-Attempts"
+	HeaderUnclear    = "Bridge8x8-Unclear" // how many of the runs before may have had an effect; absent for none
 	HeaderRunID      = "Bridge8x8-Action-Run-Id"
 	HeaderClaimedAt  = "Bridge8x8-Claimed-At"
 	HeaderAt         = "Bridge8x8-At"
@@ -171,6 +172,9 @@ func (o *Outbox) Dead(ctx context.Context, l bridge.DeadLetter) error {
 		set(HeaderReplay, strconv.Itoa(r.Replay))
 		set(HeaderAttempts, strconv.Itoa(r.Attempts))
 		set(HeaderRunID, r.RunID)
+		if r.Unclear > 0 {
+			set(HeaderUnclear, strconv.Itoa(r.Unclear))
+		}
 		if !r.ClaimedAt.IsZero() {
 			set(HeaderClaimedAt, r.ClaimedAt.Format(time.RFC3339Nano))
 		}
@@ -260,7 +264,7 @@ func (o *Outbox) Withdraw(ctx context.Context, key bridge.Key, route string) err
 		}
 	}
 	for _, seq := range found {
-		if err := st.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		if err := deleteMessage(ctx, st, seq); err != nil {
 			return err
 		}
 	}

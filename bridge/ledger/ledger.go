@@ -182,7 +182,7 @@ func (l *Ledger) Put(ctx context.Context, key bridge.Key, rec *bridge.Record, re
 	defer writes.Put(w)
 	w.body = rec.AppendJSON(w.body[:0])
 	ttl := time.Duration(0)
-	if rec.State.Final() {
+	if rec.Expires() {
 		ttl = l.o.Retention
 	}
 	return l.put(ctx, w, string(key), w.body, rev, ttl)

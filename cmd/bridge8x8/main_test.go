@@ -12,9 +12,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/bridge8x8/bridge8x8/bridge/bridgetest"
 	"github.com/bridge8x8/bridge8x8/config"
 )
 
@@ -29,15 +32,46 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
+			if filepath.Base(e.WorkDir) == "script-dead" {
+				e.Setenv("NATS_URL", bridgeForScripts(t, filepath.Join(e.WorkDir, "bridge.yaml")))
+			}
 			return os.WriteFile(filepath.Join(e.WorkDir, "sample.yaml"), config.Sample(), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":  scriptExits,
-			"events": scriptEvents,
+			"exits":   scriptExits,
+			"events":  scriptEvents,
+			"letters": scriptLetters,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 	})
+}
+
+// bridgeForScripts runs a bridge with the routes of a file, and returns where its
+// NATS is. One message that is no CloudEvent has come to it already.
+func bridgeForScripts(t *testing.T, path string) string {
+	t.Helper()
+	routes, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := bridgetest.Start(t, bridgetest.Options{YAML: string(routes)})
+	conn, err := nats.Connect(b.NATSURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Request("bridge.events.junk", []byte("no event"), bridgetest.Deadline); err != nil {
+		t.Fatal(err)
+	}
+	bridgetest.Await(t, "the dead letter of what is no event", func() error {
+		stream, err := conn.Request("$JS.API.STREAM.INFO.BRIDGE_DEAD", nil, bridgetest.Deadline)
+		if err == nil && !strings.Contains(string(stream.Data), `"messages":1,`) {
+			err = errors.New("there is none")
+		}
+		return err
+	})
+	return b.NATSURL
 }
 
 // scriptExits is "exits CODE program args…": exec with a certain exit code.
@@ -56,6 +90,23 @@ func scriptExits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("exit code %d, want %d; it said\n%s%s", got, want, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+	}
+}
+
+// scriptLetters is "letters N": waits until there are so many dead letters.
+func scriptLetters(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: letters number")
+	}
+	deadline := time.Now().Add(bridgetest.Deadline)
+	for {
+		ts.Check(ts.Exec("bridge8x8", "dead", "list"))
+		if strings.HasSuffix(ts.ReadFile("stdout"), "\n"+args[0]+" dead letters\n") {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("in vain waited for %s dead letters; there are\n%s", args[0], ts.ReadFile("stdout"))
+		}
 	}
 }
 
@@ -88,11 +139,17 @@ func scriptEvents(ts *testscript.TestScript, neg bool, args []string) {
 // Every command says what it does, and shows how it is called.
 func TestEveryCommandHasExamples(t *testing.T) {
 	t.Parallel()
-	for _, cmd := range newRoot().Commands() {
+	commands := newRoot().Commands()
+	for _, cmd := range commands {
+		if !slices.Contains([]string{"completion", "help"}, cmd.Name()) {
+			commands = append(commands, cmd.Commands()...)
+		}
+	}
+	for _, cmd := range commands {
 		if cmd.Short == "" || cmd.Short[0] >= 'A' && cmd.Short[0] <= 'Z' && cmd.Name() != "sandbox" || strings.HasSuffix(cmd.Short, ".") {
 			t.Errorf("%s: %q is no lower-case phrase", cmd.Name(), cmd.Short)
 		}
-		if !strings.Contains(cmd.Example, "bridge8x8 "+cmd.Name()) {
+		if !strings.Contains(cmd.Example, cmd.CommandPath()) {
 			t.Errorf("%s: no example shows how it is called: %q", cmd.Name(), cmd.Example)
 		}
 		for line := range strings.Lines(cmd.Long + "\n" + cmd.Example) {
