@@ -35,6 +35,11 @@ type world struct {
 
 	effects map[Key]int
 	logs    []shownLog
+
+	receipts map[string]Receipt // by reference
+	unknowns map[Key]bool       // that evidence is looked for
+	turns    map[string]time.Time
+	listings int // of run logs
 }
 
 type write struct {
@@ -46,6 +51,7 @@ type write struct {
 type letter struct {
 	key    Key
 	reason Reason
+	of     *Delivery
 }
 
 type shownLog struct {
@@ -65,6 +71,7 @@ func newWorld(t *testing.T) *world {
 	return &world{
 		t: t, records: map[Key]Entry{}, results: map[string][]State{}, dead: map[string]letter{}, aside: map[Key]*message{},
 		queue: make(chan *message, 10_000), effects: map[Key]int{},
+		receipts: map[string]Receipt{}, unknowns: map[Key]bool{}, turns: map[string]time.Time{},
 	}
 }
 
@@ -129,6 +136,12 @@ type seams struct {
 	get func(Key) error
 	// run answers a run.
 	run func(Request) (Reply, error)
+	// list fails listings.
+	list func() error
+	// withdraw fails withdrawals.
+	withdraw func() error
+	// note fails what is stored beside the records, or read there.
+	note func() error
 	// store fails what is to be stored in a stream.
 	store    func() error
 	ended    []State
@@ -156,6 +169,9 @@ func (s *seams) Put(_ context.Context, key Key, rec *Record, rev uint64) (uint64
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if rec.State == UnknownSt {
+		s.unknowns[key] = true // before the record, as the real one does
+	}
 	switch what {
 	case refused:
 		return 0, errRefused
@@ -244,11 +260,16 @@ func (s *seams) Dead(_ context.Context, l DeadLetter) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.dead[l.ID] = letter{l.Key, l.Reason}
+	s.dead[l.ID] = letter{l.Key, l.Reason, l.Original}
 	return nil
 }
 
 func (s *seams) Withdraw(_ context.Context, key Key, _ string) error {
+	if s.withdraw != nil {
+		if err := s.withdraw(); err != nil {
+			return err
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.dead, func(_ string, l letter) bool { return l.key == key && l.reason == ReasonOutcomeUnknown })
@@ -279,7 +300,13 @@ func (s *seams) Run(_ context.Context, r Request) (Reply, error) { return s.run(
 func (s *seams) RunLogs(_ context.Context, at Place, from time.Time, each func(RunLog)) error {
 	s.mu.Lock()
 	shown := slices.Clone(s.logs)
+	s.listings++
 	s.mu.Unlock()
+	if s.list != nil {
+		if err := s.list(); err != nil {
+			return err
+		}
+	}
 	for _, l := range shown {
 		if l.at == at && !l.log.CreatedAt.Before(from) && !l.by.After(time.Now()) {
 			each(l.log)
