@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/bridge8x8/bridge8x8/bridge"
 	"github.com/bridge8x8/bridge8x8/bridge/bus"
@@ -18,6 +19,9 @@ type Client struct {
 	conn  *bus.Conn
 	names bus.Names
 	own   bool
+	// Of the bridge, as far as its settings are known.
+	prefix    string
+	retention time.Duration
 }
 
 // Dial connects to the bus that a bridge uses. It fails if NATS does not answer before ctx ends.
@@ -33,11 +37,13 @@ func Dial(ctx context.Context, env config.Env) (*Client, error) {
 		conn.Close()
 		return nil, fmt.Errorf("NATS at %s: %w", config.MaskURL(env.NATS.URL), err)
 	}
-	return &Client{conn: conn, names: bus.NewNames(env.Bridge.Prefix), own: true}, nil
+	return &Client{conn: conn, names: bus.NewNames(env.Bridge.Prefix), own: true, prefix: env.Bridge.Prefix, retention: env.Bridge.Retention}, nil
 }
 
 // Client is a client of this very bridge.
-func (a *App) Client() *Client { return &Client{conn: a.conn, names: a.names} }
+func (a *App) Client() *Client {
+	return &Client{conn: a.conn, names: a.names, prefix: a.o.Env.Bridge.Prefix, retention: a.o.Env.Bridge.Retention}
+}
 
 // Close ends a client's own connection.
 func (c *Client) Close() {
