@@ -172,7 +172,7 @@ func (c *Client) Trace(ctx context.Context, o TraceOptions) (*Trace, error) {
 }
 
 func searched(s bus.Scanned, missing bool) Searched {
-	found := Searched{Place: s.Stream, Messages: int(s.Messages), Missing: missing} //nolint:gosec // a count of what was read
+	found := Searched{Place: s.Stream, Messages: int(s.Messages), Missing: missing}
 	if !s.From.IsZero() {
 		found.From = &s.From
 	}
