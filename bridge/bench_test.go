@@ -45,6 +45,17 @@ func (*easy) SetAside(context.Context, *bridge.Delivery, bridge.Pair, bridge.Key
 	return nil
 }
 
+func (*easy) NoteReceipt(context.Context, bridge.Key, string, bridge.Receipt) error { return nil }
+func (*easy) ReceiptOf(context.Context, bridge.Key, string) (bridge.Receipt, error) {
+	return bridge.Receipt{}, bridge.ErrNotFound
+}
+func (*easy) Unknowns(context.Context) ([]bridge.Key, error)            { return nil, nil }
+func (*easy) Settled(context.Context, bridge.Key) error                 { return nil }
+func (*easy) Turn(context.Context, string, time.Duration) (bool, error) { return true, nil }
+func (*easy) Held(context.Context, bridge.Key, string) (*bridge.Delivery, error) {
+	return nil, bridge.ErrNotFound
+}
+
 func (*easy) RunLogs(context.Context, bridge.Place, time.Time, func(bridge.RunLog)) error {
 	return nil
 }

@@ -115,12 +115,13 @@ func (b *Bridge) routes() *handlers.Table {
 	return b.table
 }
 
-// Run does the bridge's background work until ctx ends: it settles doubts and
-// probes closed gates. Deliveries still in doubt at the end are handed back.
+// Run does the bridge's background work until ctx ends: it settles doubts,
+// looks for late evidence and probes closed gates. Deliveries still in doubt at the end are handed back.
 func (b *Bridge) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { b.doubts.run(ctx) })
 	wg.Go(func() { b.probe(ctx) })
+	wg.Go(func() { b.sweep(ctx) })
 	wg.Wait()
 }
 

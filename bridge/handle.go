@@ -103,6 +103,13 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 			return fate{kind: waits, delay: p.rec.NotBefore.Sub(b.Now())}
 		}
 
+		// a receipt may have shown that what is to be repeated was sent after all (R15, R17)
+		if p.rec.State == Waiting && p.rec.Why == ReasonOutcomeUnknown {
+			if f, ok := b.byReceipt(ctx, e, p); ok {
+				return f
+			}
+		}
+
 		// without a record where there should be one, or stored before anybody
 		// remembers: it may have been sent already (R12)
 		if p.rec.State == "" && decision == nil && (e.d.Pair != nil || !b.Ledger.Remembers(e.d.Source, e.d.Stored)) {
@@ -251,6 +258,8 @@ type occurrence struct {
 	cause   Cause
 	expires time.Time // the expirytime extension; zero if none
 	view    func() *handlers.View
+	// recalled says that only the record was at hand, not the event itself.
+	recalled bool
 }
 
 // decode reads the event of a delivery. One whose attributes no record could
@@ -459,10 +468,16 @@ func (b *Bridge) refer(ctx context.Context, p *pair, input map[string]any) *cata
 		short := BatchReference(p.key, p.rec.Try)
 		input[string(a.Reference)] = short
 		messages, listed := input["messages"].([]any)
+		indexed := false
 		if listed {
 			messages = slices.Clone(messages) // an input may share its parts with the event
 			for i, m := range messages {
-				if m, ok := m.(map[string]any); ok && m["clientMessageId"] == nil {
+				m, ok := m.(map[string]any)
+				switch {
+				case !ok:
+				case m["clientMessageId"] != nil:
+					indexed = true // its receipt has the short reference alone
+				default:
 					m = maps.Clone(m)
 					m["clientMessageId"] = reference + "#" + strconv.Itoa(i)
 					messages[i] = m
@@ -470,7 +485,7 @@ func (b *Bridge) refer(ctx context.Context, p *pair, input map[string]any) *cata
 			}
 			input["messages"] = messages
 		}
-		if len(messages) == 0 {
+		if indexed || len(messages) == 0 {
 			if err := b.Ledger.Batch(ctx, short, p.key); err != nil {
 				b.Observer.Trouble("the receipts of a batch will not be tied to its event", "route", p.route, "error", err)
 			}

@@ -152,7 +152,7 @@ func TestOverturnedThenDied(t *testing.T) {
 	e := s.records[k]
 	e.Record.Overturned = true
 	s.records[k] = e
-	s.dead["old"] = letter{key: k, reason: ReasonOutcomeUnknown}
+	s.dead["old"] = letter{key: k, reason: ReasonOutcomeUnknown, of: &Delivery{}}
 	clear(s.results)
 	deliver(t, b, redelivered(orderEvent("1", "+12025550101")))
 	if len(s.reasons()) != 0 || len(s.results[string(k)]) != 1 {

@@ -168,7 +168,10 @@ func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) (
 			f = r.guarded(d, func() fate {
 				return b.weigh(ctx, d.e, d.p, log, max(0, log.CreatedAt.Sub(d.p.rec.ClaimedAt)))
 			})
-		case listErr == nil && begun.After(last): // silence (R5)
+		case !begun.After(last):
+			continue
+		case r.receipted(ctx, d, &f): // sent, whatever the logs show (R15); and so not to be repeated (R17)
+		case listErr == nil: // silence (R5)
 			f = r.guarded(d, func() fate {
 				return b.undecided(ctx, d.e, d.p, &Failure{Kind: Unknown, Message: "no reply came, and no run log shows its try: it may or may not have been sent"})
 			})
@@ -178,6 +181,16 @@ func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) (
 		settled += r.settle(d, f)
 	}
 	return settled
+}
+
+// receipted ends a pair by its receipt, if there is one.
+func (r *reconciler) receipted(ctx context.Context, d *doubtful, f *fate) bool {
+	ok := false
+	*f = r.guarded(d, func() (f fate) {
+		f, ok = r.b.byReceipt(ctx, d.e, d.p)
+		return f
+	})
+	return ok || f.kind != none
 }
 
 // guarded keeps a fault over one event from ending the process (R14).

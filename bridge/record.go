@@ -24,6 +24,8 @@ import (
 //	   │   │                         │ proven not to have happened
 //	   └▶ waiting ◀──────────────────┘
 //
+// A delivery receipt of the record's try ends it from waiting too (R15).
+//
 // A worker moves a record by compare-and-set on the revision it read, and never
 // deletes one. Only succeeded and failed records expire, and unknown ones that a
 // person has decided about.

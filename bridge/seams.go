@@ -22,6 +22,18 @@ type Ledger interface {
 	Event(ctx context.Context, eventHash string) ([]Entry, error)
 	// Batch notes which key a batch reference stands for; see BatchReference.
 	Batch(ctx context.Context, ref string, key Key) error
+	// NoteReceipt stores a receipt of a record's try beside the record; one that is there stays (rule R15).
+	NoteReceipt(ctx context.Context, key Key, try string, r Receipt) error
+	// ReceiptOf reads the receipt of a try. Error: ErrNotFound.
+	ReceiptOf(ctx context.Context, key Key, try string) (Receipt, error)
+	// Unknowns lists the records that became unknown, or were about to, not longer ago
+	// than evidence may still come, and for which Settled was not called (rule R6).
+	Unknowns(ctx context.Context) ([]Key, error)
+	// Settled takes a record off that list.
+	Settled(ctx context.Context, key Key) error
+	// Turn says whether it is this process's turn to do what many could: it is for one of
+	// those that ask within the time every.
+	Turn(ctx context.Context, what string, every time.Duration) (bool, error)
 	// Now is the server's time, the one by which StoredAt was stamped (rule R5).
 	Now(ctx context.Context) (time.Time, error)
 	// Usable says why nothing may be claimed right now, or nil (rule R13).
@@ -58,6 +70,9 @@ type Outbox interface {
 	// Remove removes those of the dead letters, named by their sequences, that are about
 	// the pair. Letters that are gone are none to remove (rule R11).
 	Remove(ctx context.Context, key Key, letters []uint64) error
+	// Held finds the event of a pair in its dead letter of reason outcome_unknown.
+	// Error: ErrNotFound.
+	Held(ctx context.Context, key Key, route string) (*Delivery, error)
 	// SetAside copies one pair of the event in hand to BRIDGE_WAIT (rule R10).
 	SetAside(ctx context.Context, d *Delivery, p Pair, key Key, connection string) error
 }

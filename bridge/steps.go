@@ -146,7 +146,7 @@ func (b *Bridge) fromRecord(ctx context.Context, e *occurrence, p *pair) fate {
 // conclude records an outcome, and publishes it if the record won (R1). An
 // outcome that is better evidence than an unknown replaces that (R6).
 func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Record) fate {
-	try, wasRunning := p.rec.Try, p.rec.State == Running
+	try, wasRunning, wasUnknown := p.rec.Try, p.rec.State == Running, p.rec.State == UnknownSt
 	rec.ConcludedAt = b.Now().UTC()
 	for {
 		rec.Overturned = p.rec.State == UnknownSt
@@ -170,6 +170,7 @@ func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Recor
 		case p.rev == before: // not stored, and nobody else came: once more
 		case ours && p.rec.State == Running: // a write of ours that was stored late: once more
 		case ours && p.rec.State == UnknownSt && rec.State != UnknownSt: // R6
+		case wasUnknown && p.rec.State == UnknownSt && p.rec.Try == try: // it was only marked as published (R6)
 		case wasRunning && p.rec.State == "": // the ledger was lost; what we know of the run is not
 		default:
 			return b.fromRecord(ctx, e, p)
@@ -180,8 +181,17 @@ func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Recor
 // concluded publishes an outcome that was recorded just now.
 func (b *Bridge) concluded(ctx context.Context, e *occurrence, p *pair) fate {
 	b.Hook("recorded", p.key)
+	if p.rec.State == UnknownSt { // written first, then the receipt is read (R15)
+		if f, ok := b.byReceipt(ctx, e, p); ok {
+			return f
+		}
+	}
 	b.Observer.Ended(p.routeName(), p.action(), p.rec.State, p.rec.Reason, b.Now().Sub(e.d.Stored))
-	return b.publish(ctx, e, p)
+	f := b.publish(ctx, e, p)
+	if f.kind == ended && p.rec.Overturned { // no message may be left that would bring anybody here again
+		b.mark(ctx, p)
+	}
+	return f
 }
 
 // finish ends a pair whose record already has its outcome: the first such
@@ -191,15 +201,33 @@ func (b *Bridge) finish(ctx context.Context, e *occurrence, p *pair) fate {
 	if p.rec.Published {
 		return fate{kind: ended}
 	}
+	if p.rec.State == UnknownSt { // who wrote it may have died before the receipt was read (R15)
+		if f, ok := b.byReceipt(ctx, e, p); ok {
+			return f
+		}
+	}
 	if f := b.publish(ctx, e, p); f.kind != ended {
 		return f
 	}
+	b.mark(ctx, p)
+	return fate{kind: ended}
+}
+
+// mark notes that an outcome is published everywhere (R18), and that nobody has
+// to look for evidence any more (R6).
+func (b *Bridge) mark(ctx context.Context, p *pair) {
 	marked := p.rec
 	marked.Published = true
-	if _, err := b.Ledger.Put(ctx, p.key, &marked, p.rev); err != nil && !errors.Is(err, ErrConflict) {
+	rev, err := b.Ledger.Put(ctx, p.key, &marked, p.rev)
+	if err == nil {
+		p.rec, p.rev = marked, rev
+		if marked.Overturned {
+			err = b.Ledger.Settled(ctx, p.key)
+		}
+	}
+	if err != nil && !errors.Is(err, ErrConflict) {
 		b.Observer.Trouble("cannot mark a record as published", "error", err)
 	}
-	return fate{kind: ended}
 }
 
 // publish sends out what the record says: a result for what ended, a dead
@@ -210,7 +238,7 @@ func (b *Bridge) publish(ctx context.Context, e *occurrence, p *pair) fate {
 	case Succeeded:
 		err = b.Outbox.Result(ctx, b.result(p))
 	case Failed:
-		if p.rec.Reason == ReasonDiscarded { // the person who would read a letter gave up on it
+		if p.rec.Reason == ReasonDiscarded || e.recalled { // a person gave up on it, or has its letter already
 			err = b.Outbox.Result(ctx, b.result(p))
 			break
 		}
@@ -224,7 +252,7 @@ func (b *Bridge) publish(ctx context.Context, e *occurrence, p *pair) fate {
 		}
 	}
 	if p.rec.Overturned {
-		b.withdraw(ctx, p)
+		err = errors.Join(err, b.Outbox.Withdraw(ctx, p.key, p.route))
 	}
 	if err != nil {
 		b.Observer.Trouble("cannot publish an outcome", "route", p.route, "error", err)
@@ -242,15 +270,9 @@ func (b *Bridge) recheck(ctx context.Context, p *pair) error {
 		return err
 	}
 	if entry.Record.State.Final() {
-		b.withdraw(ctx, p)
+		return b.Outbox.Withdraw(ctx, p.key, p.route)
 	}
 	return nil
-}
-
-func (b *Bridge) withdraw(ctx context.Context, p *pair) {
-	if err := b.Outbox.Withdraw(ctx, p.key, p.route); err != nil {
-		b.Observer.Trouble("cannot withdraw a dead letter whose outcome became known", "route", p.route, "error", err)
-	}
 }
 
 func (b *Bridge) letter(e *occurrence, p *pair) DeadLetter {

@@ -35,6 +35,11 @@ type world struct {
 
 	effects map[Key]int
 	logs    []shownLog
+
+	receipts map[string]Receipt // by reference
+	unknowns map[Key]bool       // that evidence is looked for
+	turns    map[string]time.Time
+	listings int // of run logs
 }
 
 type write struct {
@@ -47,6 +52,7 @@ type letter struct {
 	key    Key
 	reason Reason
 	seq    uint64
+	of     *Delivery
 }
 
 type shownLog struct {
@@ -66,6 +72,7 @@ func newWorld(t *testing.T) *world {
 	return &world{
 		t: t, records: map[Key]Entry{}, results: map[string][]State{}, dead: map[string]letter{}, aside: map[Key]*message{},
 		queue: make(chan *message, 10_000), effects: map[Key]int{},
+		receipts: map[string]Receipt{}, unknowns: map[Key]bool{}, turns: map[string]time.Time{},
 	}
 }
 
@@ -130,6 +137,10 @@ type seams struct {
 	get func(Key) error
 	// run answers a run.
 	run func(Request) (Reply, error)
+	// withdraw fails withdrawals.
+	withdraw func() error
+	// note fails what is stored beside the records, or read there.
+	note func() error
 	// store fails what is to be stored in a stream.
 	store func() error
 	// list fails a listing of run logs, or holds it up.
@@ -160,6 +171,9 @@ func (s *seams) Put(_ context.Context, key Key, rec *Record, rev uint64) (uint64
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if rec.State == UnknownSt {
+		s.unknowns[key] = true // before the record, as the real one does
+	}
 	switch what {
 	case refused:
 		return 0, errRefused
@@ -252,12 +266,17 @@ func (s *seams) Dead(_ context.Context, l DeadLetter) error {
 	defer s.mu.Unlock()
 	if _, stored := s.dead[l.ID]; !stored {
 		s.seq++
-		s.dead[l.ID] = letter{l.Key, l.Reason, s.seq}
+		s.dead[l.ID] = letter{l.Key, l.Reason, s.seq, l.Original}
 	}
 	return nil
 }
 
 func (s *seams) Withdraw(_ context.Context, key Key, _ string) error {
+	if s.withdraw != nil {
+		if err := s.withdraw(); err != nil {
+			return err
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.dead, func(_ string, l letter) bool { return l.key == key && l.reason == ReasonOutcomeUnknown })
@@ -300,6 +319,7 @@ func (s *seams) RunLogs(_ context.Context, at Place, from time.Time, each func(R
 	}
 	s.mu.Lock()
 	shown := slices.Clone(s.logs)
+	s.listings++
 	s.mu.Unlock()
 	for _, l := range shown {
 		if l.at == at && !l.log.CreatedAt.Before(from) && !l.by.After(time.Now()) {

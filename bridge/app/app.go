@@ -643,26 +643,34 @@ func (a *App) notReady() error {
 }
 
 // correlate finds the event that caused a message, by the reference that the
-// message carried (rule R15).
+// message carried, and takes the receipt for proof that it was sent (rule R15).
 func (a *App) correlate(ctx context.Context, r native.Receipt) (ingress.Correlation, error) {
 	l := a.ledger.Load()
 	if l == nil {
 		return ingress.Correlation{}, errors.New("the ledger is not open yet")
 	}
-	var entry bridge.Entry
-	var err error
-	if key, _, ok := bridge.ParseReference(r.ClientMessageID); ok {
-		entry, err = l.Get(ctx, key)
-	} else {
-		entry, err = l.ByBatch(ctx, r.ClientBatchID)
+	key, try, ok := bridge.ParseReference(r.ClientMessageID)
+	if !ok {
+		entry, err := l.ByBatch(ctx, r.ClientBatchID)
+		if errors.Is(err, bridge.ErrNotFound) {
+			return ingress.Correlation{}, nil
+		}
+		if err != nil {
+			return ingress.Correlation{}, err
+		}
+		key = entry.Key
+		if bridge.BatchReference(key, entry.Record.Try) == r.ClientBatchID {
+			try = entry.Record.Try
+		}
 	}
+	rec, err := a.bridge.Receipt(ctx, key, try, bridge.Receipt{UMID: r.UMID, BatchID: r.BatchID, State: r.State, At: r.Timestamp})
 	if errors.Is(err, bridge.ErrNotFound) {
 		return ingress.Correlation{}, nil // not ours, or longer ago than we remember
 	}
 	if err != nil {
 		return ingress.Correlation{}, err
 	}
-	c := entry.Record.Cause
+	c := rec.Cause
 	return ingress.Correlation{
 		CausationID: c.ID, CausationSource: c.Source, CorrelationID: c.Correlation(),
 		TraceParent: c.TraceParent, TraceState: c.TraceState,

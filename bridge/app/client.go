@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/bridge8x8/bridge8x8/bridge"
 	"github.com/bridge8x8/bridge8x8/bridge/bus"
@@ -16,10 +17,12 @@ import (
 // Client is a tool's way to a bridge, over the bus alone: it publishes events
 // and watches what comes of them.
 type Client struct {
-	conn   *bus.Conn
-	names  bus.Names
-	own    bool
-	prefix string // of the names
+	conn  *bus.Conn
+	names bus.Names
+	own   bool
+	// Of the bridge, as far as its settings are known.
+	prefix    string
+	retention time.Duration
 }
 
 // Dial connects to the bus that a bridge uses. It fails if NATS does not answer before ctx ends.
@@ -43,12 +46,12 @@ func Dial(ctx context.Context, env config.Env) (*Client, error) {
 		}
 		return nil, fmt.Errorf("NATS at %s does not answer: is it running, and is NATS_URL right?", at)
 	}
-	return &Client{conn: conn, names: bus.NewNames(env.Bridge.Prefix), own: true, prefix: env.Bridge.Prefix}, nil
+	return &Client{conn: conn, names: bus.NewNames(env.Bridge.Prefix), own: true, prefix: env.Bridge.Prefix, retention: env.Bridge.Retention}, nil
 }
 
 // Client is a client of this very bridge.
 func (a *App) Client() *Client {
-	return &Client{conn: a.conn, names: a.names, prefix: a.o.Env.Bridge.Prefix}
+	return &Client{conn: a.conn, names: a.names, prefix: a.o.Env.Bridge.Prefix, retention: a.o.Env.Bridge.Retention}
 }
 
 // Close ends a client's own connection.

@@ -49,6 +49,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 	served := bridgetest.Serve(t, server.URL, box, "", quick)
 	served.Start()
 	served.AwaitReady()
+	box.Control("webhook", `{"url":""}`) // a receipt would tell
 	b := watch(t, server.URL)
 
 	// Of these four nobody will ever know: they take longer than a run may, and no log shows them.

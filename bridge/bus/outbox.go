@@ -229,20 +229,33 @@ func (o *Outbox) shrink(m *nats.Msg) {
 func (o *Outbox) Withdraw(ctx context.Context, key bridge.Key, route string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	st, err := o.conn.JS.Stream(ctx, o.names.Dead())
+	st, found, err := o.held(ctx, key, route)
 	if err != nil {
 		return err
+	}
+	for _, seq := range found {
+		if err := deleteMessage(ctx, st, seq); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// held finds the letters that hold a pair as unknown.
+func (o *Outbox) held(ctx context.Context, key bridge.Key, route string) (st jetstream.Stream, found []uint64, err error) {
+	st, err = o.conn.JS.Stream(ctx, o.names.Dead())
+	if err != nil {
+		return nil, nil, err
 	}
 	subject := o.names.DeadSubject(route, string(bridge.ReasonOutcomeUnknown))
 	cons, err := st.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}, HeadersOnly: true})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	var found []uint64
 	for {
 		batch, err := cons.FetchNoWait(256)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		n := 0
 		for m := range batch.Messages() {
@@ -252,23 +265,52 @@ func (o *Outbox) Withdraw(ctx context.Context, key bridge.Key, route string) err
 			}
 			meta, err := m.Metadata()
 			if err != nil {
-				return err
+				return nil, nil, err
 			}
 			found = append(found, meta.Sequence.Stream)
 		}
 		if err := batch.Error(); err != nil {
-			return err
+			return nil, nil, err
 		}
 		if n == 0 {
-			break
+			return st, found, nil
 		}
+	}
+}
+
+// Held implements bridge.Outbox.
+func (o *Outbox) Held(ctx context.Context, key bridge.Key, route string) (*bridge.Delivery, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	st, found, err := o.held(ctx, key, route)
+	if err != nil {
+		return nil, err
 	}
 	for _, seq := range found {
-		if err := deleteMessage(ctx, st, seq); err != nil {
-			return err
+		m, err := st.GetMsg(ctx, seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue // withdrawn just now
 		}
+		if err != nil {
+			return nil, err
+		}
+		d := &bridge.Delivery{Source: m.Header.Get(HeaderSource), Header: original(m.Header), Data: m.Data}
+		stream, number, _ := strings.Cut(m.Header.Get(HeaderOrigin), " ")
+		d.Stream = stream
+		d.Seq, _ = strconv.ParseUint(number, 10, 64)
+		if m.Header.Get(HeaderReference) == "" {
+			return d, nil
+		}
+		whole, err := o.conn.message(ctx, d.Stream, d.Seq) // too large for a letter, and so where it came from
+		switch {
+		case err == nil:
+			d.Header, d.Data, d.Stored = original(whole.Header), whole.Data, whole.Time
+		case !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound):
+			return nil, fmt.Errorf("the original, message %d of stream %s: %w", d.Seq, d.Stream, err)
+		}
+		return d, nil
 	}
-	return nil
+	return nil, bridge.ErrNotFound
 }
 
 // aside is what a pair set aside keeps of the delivery that it came with.

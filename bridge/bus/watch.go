@@ -35,6 +35,9 @@ func (c *Conn) Watch(ctx context.Context, stream string, subjects []string, each
 // FromEightByEight is what matches the subjects of every event that 8x8 sends.
 func (n Names) FromEightByEight() string { return n.prefix + ".events.com.8x8.>" }
 
+// AllEvents is what matches the subjects of everything that comes in.
+func (n Names) AllEvents() string { return n.prefix + ".events.>" }
+
 // AllResults is what matches the subjects of every result.
 func (n Names) AllResults() string { return n.prefix + ".results.>" }
 

@@ -89,7 +89,7 @@ func Open(ctx context.Context, o Options) (*Ledger, error) {
 	name := StreamName(o.Prefix)
 	st, err := o.JetStream.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		st, err = l.create(ctx, name)
+		st, err = l.createStream(ctx, name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ledger stream %s: %w", name, err)
@@ -106,7 +106,7 @@ func Open(ctx context.Context, o Options) (*Ledger, error) {
 	return l, l.watchOnce(ctx)
 }
 
-func (l *Ledger) create(ctx context.Context, name string) (jetstream.Stream, error) {
+func (l *Ledger) createStream(ctx context.Context, name string) (jetstream.Stream, error) {
 	cfg := jetstream.StreamConfig{
 		Name: name, Description: "bridge8x8: what was claimed and how it ended",
 		Subjects: []string{"$KV." + l.bucket + ".>"}, MaxMsgsPerSubject: 1,
@@ -178,6 +178,11 @@ func (l *Ledger) subject(key string) string { return "$KV." + l.bucket + "." + k
 
 // Put implements bridge.Ledger.
 func (l *Ledger) Put(ctx context.Context, key bridge.Key, rec *bridge.Record, rev uint64) (uint64, error) {
+	if rec.State == bridge.UnknownSt {
+		if err := l.noteUnknown(ctx, key); err != nil {
+			return 0, err
+		}
+	}
 	w := writes.Get().(*write)
 	defer writes.Put(w)
 	w.body = rec.AppendJSON(w.body[:0])
