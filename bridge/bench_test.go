@@ -31,6 +31,12 @@ func (*easy) Get(context.Context, bridge.Key) (bridge.Entry, error) {
 }
 func (*easy) Event(context.Context, string) ([]bridge.Entry, error) { return nil, nil }
 func (*easy) Batch(context.Context, string, bridge.Key) error       { return nil }
+func (*easy) Mark(context.Context, string, bridge.Mark, uint64) (uint64, error) {
+	return 1, nil
+}
+func (*easy) Marked(context.Context, string) (bridge.Mark, uint64, error) {
+	return bridge.Mark{}, 0, nil
+}
 func (*easy) Now(context.Context) (time.Time, error)                { return time.Now(), nil }
 func (*easy) Usable() error                                         { return nil }
 func (*easy) Remembers(string, time.Time) bool                      { return true }

@@ -64,6 +64,10 @@ type Bridge struct {
 	drain    sync.Once
 	gates    gates
 	doubts   *reconciler
+
+	self     string // this process, in marks (R14)
+	care     care
+	examined harmless
 }
 
 // New makes a bridge that has no routes yet; give it some with SetTable.
@@ -97,6 +101,8 @@ func New(o Options) (*Bridge, error) {
 		slots: make(chan struct{}, o.Concurrency), draining: make(chan struct{}),
 	}
 	b.gates.init(o.Now)
+	b.self = newTry()
+	b.care.init()
 	b.doubts = newReconciler(b)
 	return b, nil
 }
@@ -106,6 +112,7 @@ func (b *Bridge) SetTable(t *handlers.Table) {
 	b.mu.Lock()
 	b.table = t
 	b.mu.Unlock()
+	b.examined.forget()
 }
 
 func (b *Bridge) routes() *handlers.Table {

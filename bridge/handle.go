@@ -39,8 +39,13 @@ func (b *Bridge) Handle(ctx context.Context, d *Delivery) {
 		b.Observer.Taken(d.Source)
 	}
 
+	// poison is not decoded (R14)
+	if d.Deliveries >= suspectFrom && !b.examine(ctx, d) {
+		return
+	}
+
 	// decode
-	e, err := b.decode(d)
+	e, err := b.decodeAmong(d)
 	if err != nil {
 		b.malformed(ctx, d, err)
 		return
@@ -56,7 +61,7 @@ func (b *Bridge) Handle(ctx context.Context, d *Delivery) {
 
 	// match
 	if pairs == nil {
-		if pairs = b.match(e); len(pairs) == 0 {
+		if pairs = among(&b.care, func() []*pair { return b.match(e) }); len(pairs) == 0 {
 			b.Observer.Unrouted(d.Source)
 			d.Settle.Ack()
 			return
@@ -68,6 +73,7 @@ func (b *Bridge) Handle(ctx context.Context, d *Delivery) {
 	if len(pairs) == 1 {
 		fates[0] = b.pair(ctx, e, pairs[0])
 	} else {
+		b.prepare(pairs)
 		var wg sync.WaitGroup
 		for i, p := range pairs {
 			wg.Go(func() { fates[i] = b.pair(ctx, e, p) })
@@ -110,7 +116,7 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 		}
 
 		// map + validate
-		input, err := p.input()
+		input, err := b.input(p)
 		if err != nil {
 			return b.conclude(ctx, e, p, p.failed(inputReason(err), err.Error(), nil))
 		}
@@ -247,6 +253,12 @@ type occurrence struct {
 	view    func() *handlers.View
 }
 
+func (b *Bridge) decodeAmong(d *Delivery) (e *occurrence, err error) {
+	b.care.enter()
+	defer b.care.leave()
+	return b.decode(d)
+}
+
 // decode reads the event of a delivery. One whose attributes no record could
 // hold is refused here: it would come again for ever (guarantee 2).
 func (b *Bridge) decode(d *Delivery) (*occurrence, error) {
@@ -289,6 +301,7 @@ type pair struct {
 	storedAt time.Time
 	e        *occurrence
 	placeErr error
+	made     *made // its input, if that was made beforehand
 }
 
 // known finds what the ledger already knows of an event: the routes that

@@ -270,15 +270,16 @@ func (o *Outbox) Withdraw(ctx context.Context, key bridge.Key, route string) err
 // aside is what a pair set aside keeps of the delivery that it came with.
 type aside struct {
 	bridge.Pair
-	Source string    `json:"source"`
-	Stream string    `json:"stream"`
-	Seq    uint64    `json:"seq"`
-	Stored time.Time `json:"stored"`
+	Key    bridge.Key `json:"key,omitempty"`
+	Source string     `json:"source"`
+	Stream string     `json:"stream"`
+	Seq    uint64     `json:"seq"`
+	Stored time.Time  `json:"stored"`
 }
 
 // SetAside implements bridge.Outbox.
 func (o *Outbox) SetAside(ctx context.Context, d *bridge.Delivery, p bridge.Pair, key bridge.Key, connection string) error {
-	facts, err := json.Marshal(aside{Pair: p, Source: d.Source, Stream: d.Stream, Seq: d.Seq, Stored: d.Stored})
+	facts, err := json.Marshal(aside{Pair: p, Key: key, Source: d.Source, Stream: d.Stream, Seq: d.Seq, Stored: d.Stored})
 	if err != nil {
 		return err
 	}
@@ -303,7 +304,8 @@ func (c *Conn) unfold(ctx context.Context, d *bridge.Delivery) error {
 	}
 	reference := nats.Header(d.Header).Get(HeaderReference) != ""
 	d.Header = original(d.Header)
-	d.Pair, d.Source, d.Stream, d.Seq, d.Stored = &facts.Pair, facts.Source, facts.Stream, facts.Seq, facts.Stored
+	d.Pair, d.Key = &facts.Pair, facts.Key
+	d.Source, d.Stream, d.Seq, d.Stored = facts.Source, facts.Stream, facts.Seq, facts.Stored
 	if !reference {
 		return nil
 	}
