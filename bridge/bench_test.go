@@ -37,15 +37,15 @@ func (*easy) Mark(context.Context, string, bridge.Mark, uint64) (uint64, error) 
 func (*easy) Marked(context.Context, string) (bridge.Mark, uint64, error) {
 	return bridge.Mark{}, 0, nil
 }
-func (*easy) Now(context.Context) (time.Time, error)                { return time.Now(), nil }
-func (*easy) Usable() error                                         { return nil }
-func (*easy) Remembers(string, time.Time) bool                      { return true }
-func (e *easy) Result(context.Context, bridge.Result) error         { e.results.Add(1); return nil }
-func (e *easy) Dead(context.Context, bridge.DeadLetter) error       { e.deaths.Add(1); return nil }
-func (*easy) Withdraw(context.Context, bridge.Key, string) error    { return nil }
-func (*easy) Probe(context.Context, bridge.Place) error             { return nil }
-func (*easy) Ack()                                                  {}
-func (*easy) Nak(time.Duration)                                     {}
+func (*easy) Now(context.Context) (time.Time, error)             { return time.Now(), nil }
+func (*easy) Usable() error                                      { return nil }
+func (*easy) Remembers(string, time.Time) bool                   { return true }
+func (e *easy) Result(context.Context, bridge.Result) error      { e.results.Add(1); return nil }
+func (e *easy) Dead(context.Context, bridge.DeadLetter) error    { e.deaths.Add(1); return nil }
+func (*easy) Withdraw(context.Context, bridge.Key, string) error { return nil }
+func (*easy) Probe(context.Context, bridge.Place) error          { return nil }
+func (*easy) Ack()                                               {}
+func (*easy) Nak(time.Duration)                                  {}
 func (*easy) SetAside(context.Context, *bridge.Delivery, bridge.Pair, bridge.Key, string) error {
 	return nil
 }

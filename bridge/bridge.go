@@ -24,6 +24,8 @@ const (
 	troubleDelay = 2 * time.Second
 	// maxOutput is the largest output that goes into a record and a result whole (rule R13).
 	maxOutput = 64 << 10
+	// leastAsked is how many requests may be under way at least, whatever the concurrency (rule R19).
+	leastAsked = 64
 	// maxCause is how large the attributes of an event that are kept in its record may be in all.
 	maxCause = 64 << 10
 )
@@ -39,6 +41,8 @@ type Options struct {
 	// Catalog tells how the outputs of actions are read.
 	Catalog  *catalog.Catalog
 	Observer Observer
+	// Requests answers requests; nil: there are none.
+	Requests Requests
 	// Concurrency is how many runs may be in flight. Defaults to 64.
 	Concurrency int
 	// RunLimit is the longest that the service lets a run take. Defaults to 60 seconds.
@@ -64,6 +68,8 @@ type Bridge struct {
 	drain    sync.Once
 	gates    gates
 	doubts   *reconciler
+
+	asked chan struct{} // one for each request under way
 
 	self     string // this process, in marks (R14)
 	care     care
@@ -99,6 +105,7 @@ func New(o Options) (*Bridge, error) {
 	b := &Bridge{
 		Options: o, source: "/bridge8x8/" + o.Name,
 		slots: make(chan struct{}, o.Concurrency), draining: make(chan struct{}),
+		asked: make(chan struct{}, max(leastAsked, 4*o.Concurrency)),
 	}
 	b.gates.init(o.Now)
 	b.self = newTry()

@@ -63,6 +63,7 @@ func (b *Bridge) Handle(ctx context.Context, d *Delivery) {
 	if pairs == nil {
 		if pairs = among(&b.care, func() []*pair { return b.match(e) }); len(pairs) == 0 {
 			b.Observer.Unrouted(d.Source)
+			b.unanswered(e)
 			d.Settle.Ack()
 			return
 		}
@@ -189,6 +190,11 @@ func (b *Bridge) guard(d *Delivery, f *fate) {
 // first, and if even that cannot be stored the message comes again.
 func (b *Bridge) settle(ctx context.Context, e *occurrence, pairs []*pair, fates []fate) {
 	d := e.d
+	for i, f := range fates {
+		if f.kind == ended {
+			b.answer(e, pairs[i])
+		}
+	}
 	if d.Pair != nil { // one pair, set aside before: it waits where it is
 		switch f := fates[0]; f.kind {
 		case ended:

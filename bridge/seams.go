@@ -101,6 +101,8 @@ type Delivery struct {
 	Pair *Pair
 	// Key is that of the pair's record, where the message says so.
 	Key Key
+	// Reply is where the result of a request is wanted; "" for all other events (rule R19).
+	Reply string
 	// Broken is why a pair set aside can never be read back; nil for all others.
 	Broken error
 	// Settle ends our having it. Exactly one of its methods is called, once.

@@ -227,6 +227,7 @@ func (t *Taker) handle(m *nats.Msg) {
 	t.heldMu.Unlock()
 	d := &bridge.Delivery{
 		Source: t.o.Source, Header: m.Header, Data: m.Data, Stream: t.o.Stream, Seq: meta.seq,
+		Reply:  m.Header.Get(HeaderReplyTo),
 		Stored: time.Unix(0, meta.stored), Redelivered: meta.times > 1, Deliveries: int(min(meta.times, math.MaxInt32)), Settle: h, //nolint:gosec // it fits
 	}
 	if t.o.Prepare != nil {
