@@ -63,7 +63,7 @@ type Bridge struct {
 	mu    sync.RWMutex
 	table *handlers.Table
 
-	slots    chan struct{} // one for each run in flight
+	slots    slots         // one for each run in flight
 	draining chan struct{} // closed when nothing new may be started
 	drain    sync.Once
 	gates    gates
@@ -104,10 +104,11 @@ func New(o Options) (*Bridge, error) {
 	}
 	b := &Bridge{
 		Options: o, source: "/bridge8x8/" + o.Name,
-		slots: make(chan struct{}, o.Concurrency), draining: make(chan struct{}),
-		asked: make(chan struct{}, max(leastAsked, 4*o.Concurrency)),
+		draining: make(chan struct{}),
+		asked:    make(chan struct{}, max(leastAsked, 4*o.Concurrency)),
 	}
 	b.gates.init(o.Now)
+	b.slots.init(o.Concurrency, o.Now)
 	b.self = newTry()
 	b.care.init()
 	b.doubts = newReconciler(b)
@@ -120,6 +121,7 @@ func (b *Bridge) SetTable(t *handlers.Table) {
 	b.table = t
 	b.mu.Unlock()
 	b.examined.forget()
+	b.slots.setShared(t.Places() > 1)
 }
 
 func (b *Bridge) routes() *handlers.Table {
@@ -160,7 +162,7 @@ func (b *Bridge) HandBack() { b.doubts.handBack() }
 func (b *Bridge) Closed(connection string) bool { return b.gates.connectionClosed(connection) }
 
 // InFlight is how many runs are under way right now.
-func (b *Bridge) InFlight() int { return len(b.slots) }
+func (b *Bridge) InFlight() int { return b.slots.inUse() }
 
 type silent struct{}
 

@@ -123,14 +123,20 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 		}
 
 		// gate (R9), and a slot among the runs in flight
-		pass, shut := b.gates.enter(p.frozen)
-		if shut != nil {
-			return b.park(ctx, e, p, shut)
+		pass, held := b.gates.enter(p.frozen)
+		if held != nil {
+			return b.park(ctx, e, p, held)
 		}
-		select {
-		case b.slots <- struct{}{}:
-		case <-b.draining:
+		limit := time.Duration(0)
+		if e.d.Pair == nil && b.slots.isShared() {
+			limit = slotPatience // whoever takes events takes those of other connections too (R10)
+		}
+		slot, got := b.slots.take(p.frozen, b.draining, limit)
+		if got != slotTaken {
 			pass.leave(false, nil)
+			if got == slotLater {
+				return b.park(ctx, e, p, &shut{why: WhyBusy})
+			}
 			return fate{kind: again}
 		}
 
@@ -139,7 +145,7 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 		deadline := claimed.Add(sendBy)
 		if f, ok := b.claim(ctx, p, claimed, deadline); !ok {
 			pass.leave(false, nil)
-			<-b.slots
+			slot.free(false)
 			if f.kind == none {
 				continue // somebody else has it: finish from the record
 			}
@@ -148,7 +154,7 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 		b.Hook("claimed", p.key)
 
 		// run
-		reply, failure, measured, took := b.run(ctx, p, pass, input, claimed, deadline)
+		reply, failure, measured, took := b.run(ctx, p, pass, slot, input, claimed, deadline)
 		b.Observer.Ran(p.handler.Name, p.action(), kindName(failure), took)
 		b.Hook("ran", p.key)
 
@@ -496,11 +502,11 @@ func (b *Bridge) refer(ctx context.Context, p *pair, input map[string]any) *cata
 }
 
 // run makes the request. The pass and the slot are given back whatever happens.
-func (b *Bridge) run(ctx context.Context, p *pair, pass pass, input map[string]any, claimed, deadline time.Time) (reply Reply, failure *Failure, measured *catalog.SMS, took time.Duration) {
+func (b *Bridge) run(ctx context.Context, p *pair, pass pass, slot slot, input map[string]any, claimed, deadline time.Time) (reply Reply, failure *Failure, measured *catalog.SMS, took time.Duration) {
 	ran := false
 	defer func() {
 		pass.leave(ran, failure)
-		<-b.slots
+		slot.free(ran)
 	}()
 	measured = b.refer(ctx, p, input)
 	reply, err := b.Runner.Run(ctx, Request{

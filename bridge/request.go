@@ -9,7 +9,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
 	"github.com/bridge8x8/bridge8x8/handlers"
@@ -197,21 +196,19 @@ func (b *Bridge) runAtOnce(ctx context.Context, p *pair, input map[string]any) R
 	if shut != nil {
 		return p.failed(cmp.Or(shut.why, ReasonNotReady), "runs at this connection are held back, as those before it were refused: ask again later", nil)
 	}
-	patience := time.NewTimer(sendBy)
-	defer patience.Stop()
-	select {
-	case b.slots <- struct{}{}:
-	case <-patience.C:
+	slot, got := b.slots.take(p.frozen, b.draining, sendBy)
+	switch got {
+	case slotLater:
 		pass.leave(false, nil)
 		return p.failed(ReasonNotReady, "all runs that may be in flight are: ask again later", nil)
-	case <-b.draining:
+	case slotNever:
 		pass.leave(false, nil)
 		return p.failed(ReasonNotReady, "the bridge is stopping: ask again", nil)
 	}
 	claimed := b.Now()
 	p.rec = p.base()
 	p.rec.Try, p.rec.Attempts, p.rec.ClaimedAt = newTry(), 1, claimed.UTC()
-	reply, failure, measured, took := b.run(ctx, p, pass, input, claimed, claimed.Add(sendBy))
+	reply, failure, measured, took := b.run(ctx, p, pass, slot, input, claimed, claimed.Add(sendBy))
 	b.Observer.Ran(p.handler.Name, p.action(), kindName(failure), took)
 	switch {
 	case failure == nil:
