@@ -61,7 +61,7 @@ func (b *Bridge) Handle(ctx context.Context, d *Delivery) {
 
 	// match
 	if pairs == nil {
-		if pairs = among(&b.care, func() []*pair { return b.match(e) }); len(pairs) == 0 {
+		if pairs = b.matchAmong(e); len(pairs) == 0 {
 			b.Observer.Unrouted(d.Source)
 			b.unanswered(e)
 			d.Settle.Ack()
@@ -263,12 +263,6 @@ type occurrence struct {
 	cause   Cause
 	expires time.Time // the expirytime extension; zero if none
 	view    func() *handlers.View
-}
-
-func (b *Bridge) decodeAmong(d *Delivery) (e *occurrence, err error) {
-	b.care.enter()
-	defer b.care.leave()
-	return b.decode(d)
 }
 
 // decode reads the event of a delivery. One whose attributes no record could

@@ -90,7 +90,9 @@ func (b *Bridge) examineAs(ctx context.Context, d *Delivery, id string, m Mark, 
 	if m.Times > 1 {
 		poison = b.rehearse(ctx, d)
 	} else {
-		poison = among(&b.care, func() error { return b.rehearse(ctx, d) })
+		b.care.enter()
+		poison = b.rehearse(ctx, d)
+		b.care.leave()
 	}
 	for { // until it is gone, for what is left of it accuses the event
 		if _, err = b.Ledger.Mark(ctx, id, Mark{}, rev); err == nil || errors.Is(err, ErrConflict) {
@@ -208,6 +210,21 @@ func (b *Bridge) input(p *pair) (map[string]any, error) {
 	return m.input, m.err
 }
 
+// What is done among others of its kind, and so never beside one that is
+// examined alone. None of it asks for that again.
+
+func (b *Bridge) decodeAmong(d *Delivery) (e *occurrence, err error) {
+	b.care.enter()
+	defer b.care.leave()
+	return b.decode(d)
+}
+
+func (b *Bridge) matchAmong(e *occurrence) []*pair {
+	b.care.enter()
+	defer b.care.leave()
+	return b.match(e)
+}
+
 func (b *Bridge) makeAmong(p *pair) (m made) {
 	b.care.enter()
 	defer b.care.leave()
@@ -277,13 +294,6 @@ func (c *care) leaveAlone() {
 	c.alone = false
 	c.changed.Broadcast()
 	c.mu.Unlock()
-}
-
-// among does f beside others of its kind. f must not ask to be alone, or among.
-func among[T any](c *care, f func() T) T {
-	c.enter()
-	defer c.leave()
-	return f()
 }
 
 // harmless remembers events that were examined with the table of routes in use.
