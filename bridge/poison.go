@@ -154,7 +154,7 @@ func (b *Bridge) poisoned(ctx context.Context, d *Delivery, cause error) {
 	e := &occurrence{d: d, hash: d.Key.Event(), content: entry.Record.Content, cause: entry.Record.Cause}
 	p := &pair{e: e, key: d.Key, route: d.Pair.Route, replay: d.Pair.Replay, frozen: Frozen{Route: d.Pair.Route}} // and no handler: nothing is mapped
 	p.adopt(entry)
-	f := fate{}
+	var f fate
 	if p.rec.State == Waiting && p.rec.Version <= recordVersion {
 		f = b.conclude(ctx, e, p, p.failed(ReasonMalformed, cause.Error(), nil))
 	} else {

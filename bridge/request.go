@@ -49,7 +49,7 @@ func (b *Bridge) Ask(ctx context.Context, a Ask) {
 		defer func() { // R14
 			if p := recover(); p != nil {
 				b.Observer.Trouble("panic while handling a request", "action", a.Action, "stack", string(debug.Stack()))
-				b.refuse(a, ReasonMapping, "the program faults whenever it handles this request")
+				b.refuse(a, ReasonMalformed, "the program faults whenever it handles this request")
 			}
 		}()
 		b.ask(ctx, a)
@@ -105,7 +105,11 @@ func (b *Bridge) ask(ctx context.Context, a Ask) {
 	input, err := b.input(p)
 	switch {
 	case err != nil: // nothing was accepted yet, so nothing needs to be recorded
-		p.rec = p.failed(inputReason(err), err.Error(), nil)
+		reason := inputReason(err)
+		if reason == ReasonMapping {
+			reason = ReasonMalformed // a command maps nothing: its data cannot be read
+		}
+		p.rec = p.failed(reason, err.Error(), nil)
 	case h.Action.Safe:
 		p.rec = b.runAtOnce(ctx, p, input)
 	default:

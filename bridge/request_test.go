@@ -129,7 +129,7 @@ func TestRequestsRefused(t *testing.T) {
 		}, ReasonAttemptsExhausted},
 		"a fault of ours": {balance("inbox.1"), func(s *seams, _ *desk, _ *Bridge) {
 			s.run = func(Request) (Reply, error) { panic("of a test") }
-		}, ReasonMapping},
+		}, ReasonMalformed},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

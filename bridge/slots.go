@@ -91,7 +91,7 @@ func (s *slots) take(f Frozen, stop <-chan struct{}, limit time.Duration) (slot,
 		defer timer.Stop()
 		late = timer.C
 	}
-	answer := slotTaken
+	var answer taken
 	select {
 	case <-ready:
 		return slot{s, sh, s.now()}, slotTaken
@@ -130,7 +130,7 @@ func (x slot) free(ran bool) {
 	s.takeBack(x.sh)
 }
 
-// share says whether there are several places to be fair to.
+// setShared says whether there are several places to be fair to.
 func (s *slots) setShared(shared bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

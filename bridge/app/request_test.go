@@ -133,7 +133,7 @@ func TestRequests(t *testing.T) {
 	a.fails(a.ask("send-sms", id("one"), sms("other")), "send-sms", bridge.ReasonIDReused, "409", false, "another type, subject or data")
 	a.fails(a.ask("send-sms", nil, sms("one")), "send-sms", bridge.ReasonMalformed, "400", false, "give the request an id")
 	a.fails(a.ask("send-sms", id("five"), `{"destination":"no number"}`), "send-sms", bridge.ReasonInvalidInput, "400", false, "input")
-	a.fails(a.ask("send-sms", id("five"), `{"destination":`), "send-sms", bridge.ReasonMapping, "400", true, "JSON")
+	a.fails(a.ask("send-sms", id("five"), `{"destination":`), "send-sms", bridge.ReasonMalformed, "400", false, "JSON")
 	a.fails(a.ask("send-sms", structuredCE, `{"specversion":"1.0"}`), "send-sms", bridge.ReasonMalformed, "400", false, "is missing")
 	a.fails(a.ask("send-sms", nil, event("six", "com.8x8.run.send-batch-sms")), "send-sms", bridge.ReasonMalformed, "400", false, "one of the two is wrong")
 	a.fails(a.ask("send-smss", id("five"), sms("five")), "send-smss", bridge.ReasonActionMissing, "404", true, `did you mean "send-sms"`)

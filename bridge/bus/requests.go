@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -45,8 +46,12 @@ func (r Requests) Listen(each func(bridge.Ask)) (func(), error) {
 	}
 	return func() {
 		done := sub.StatusChanged(nats.SubscriptionClosed)
-		if sub.Drain() == nil {
-			<-done
+		if sub.Drain() != nil {
+			return
+		}
+		select {
+		case <-done:
+		case <-time.After(2 * time.Second): // NATS is away
 		}
 	}, nil
 }

@@ -228,7 +228,7 @@ func (t *Taker) handle(m *nats.Msg) {
 	d := &bridge.Delivery{
 		Source: t.o.Source, Header: m.Header, Data: m.Data, Stream: t.o.Stream, Seq: meta.seq,
 		Reply:  m.Header.Get(HeaderReplyTo),
-		Stored: time.Unix(0, meta.stored), Redelivered: meta.times > 1, Deliveries: int(min(meta.times, math.MaxInt32)), Settle: h, //nolint:gosec // it fits
+		Stored: time.Unix(0, meta.stored), Redelivered: meta.times > 1, Deliveries: int(min(meta.times, math.MaxInt32)), Settle: h,
 	}
 	if t.o.Prepare != nil {
 		if err := t.o.Prepare(d); err != nil {
