@@ -299,7 +299,7 @@ func (s *seams) SetAside(_ context.Context, d *Delivery, p Pair, key Key, _ stri
 		}
 	}
 	c := *d
-	c.Pair, c.Redelivered, c.Settle = &p, false, nil
+	c.Pair, c.Key, c.Redelivered, c.Settle = &p, key, false, nil
 	m := s.world.publish(c)
 	s.mu.Lock()
 	defer s.mu.Unlock()
