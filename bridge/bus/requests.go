@@ -44,6 +44,9 @@ func (r Requests) Listen(each func(bridge.Ask)) (func(), error) {
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to %s: %w", r.Names.runSubject("*"), err)
 	}
+	if err := r.Conn.NC.FlushTimeout(5 * time.Second); err != nil && r.Conn.NC.IsConnected() { // whoever sees that it is ready may ask
+		return nil, fmt.Errorf("subscribe to %s: %w", r.Names.runSubject("*"), err)
+	}
 	return func() {
 		done := sub.StatusChanged(nats.SubscriptionClosed)
 		if sub.Drain() != nil {
