@@ -31,16 +31,22 @@ func (*easy) Get(context.Context, bridge.Key) (bridge.Entry, error) {
 }
 func (*easy) Event(context.Context, string) ([]bridge.Entry, error) { return nil, nil }
 func (*easy) Batch(context.Context, string, bridge.Key) error       { return nil }
-func (*easy) Now(context.Context) (time.Time, error)                { return time.Now(), nil }
-func (*easy) Usable() error                                         { return nil }
-func (*easy) Remembers(string, time.Time) bool                      { return true }
-func (e *easy) Result(context.Context, bridge.Result) error         { e.results.Add(1); return nil }
-func (e *easy) Remove(context.Context, bridge.Key, []uint64) error  { return nil }
-func (e *easy) Dead(context.Context, bridge.DeadLetter) error       { e.deaths.Add(1); return nil }
-func (*easy) Withdraw(context.Context, bridge.Key, string) error    { return nil }
-func (*easy) Probe(context.Context, bridge.Place) error             { return nil }
-func (*easy) Ack()                                                  {}
-func (*easy) Nak(time.Duration)                                     {}
+func (*easy) Mark(context.Context, string, bridge.Mark, uint64) (uint64, error) {
+	return 1, nil
+}
+func (*easy) Marked(context.Context, string) (bridge.Mark, uint64, error) {
+	return bridge.Mark{}, 0, nil
+}
+func (*easy) Now(context.Context) (time.Time, error)               { return time.Now(), nil }
+func (*easy) Usable() error                                        { return nil }
+func (*easy) Remembers(string, time.Time) bool                     { return true }
+func (e *easy) Result(context.Context, bridge.Result) error        { e.results.Add(1); return nil }
+func (e *easy) Remove(context.Context, bridge.Key, []uint64) error { return nil }
+func (e *easy) Dead(context.Context, bridge.DeadLetter) error      { e.deaths.Add(1); return nil }
+func (*easy) Withdraw(context.Context, bridge.Key, string) error   { return nil }
+func (*easy) Probe(context.Context, bridge.Place) error            { return nil }
+func (*easy) Ack()                                                 {}
+func (*easy) Nak(time.Duration)                                    {}
 func (*easy) SetAside(context.Context, *bridge.Delivery, bridge.Pair, bridge.Key, string) error {
 	return nil
 }

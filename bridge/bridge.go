@@ -24,6 +24,8 @@ const (
 	troubleDelay = 2 * time.Second
 	// maxOutput is the largest output that goes into a record and a result whole (rule R13).
 	maxOutput = 64 << 10
+	// leastAsked is how many requests may be under way at least, whatever the concurrency (rule R19).
+	leastAsked = 64
 	// maxCause is how large the attributes of an event that are kept in its record may be in all.
 	maxCause = 64 << 10
 )
@@ -39,6 +41,8 @@ type Options struct {
 	// Catalog tells how the outputs of actions are read.
 	Catalog  *catalog.Catalog
 	Observer Observer
+	// Requests answers requests; nil: there are none.
+	Requests Requests
 	// Concurrency is how many runs may be in flight. Defaults to 64.
 	Concurrency int
 	// RunLimit is the longest that the service lets a run take. Defaults to 60 seconds.
@@ -59,12 +63,18 @@ type Bridge struct {
 	mu    sync.RWMutex
 	table *handlers.Table
 
-	slots    chan struct{} // one for each run in flight
+	slots    slots         // one for each run in flight
 	draining chan struct{} // closed when nothing new may be started
 	drain    sync.Once
 	gates    gates
 	doubts   *reconciler
 	looks    looks
+
+	asked chan struct{} // one for each request under way
+
+	self     string // this process, in marks (R14)
+	care     care
+	examined harmless
 }
 
 // New makes a bridge that has no routes yet; give it some with SetTable.
@@ -95,9 +105,13 @@ func New(o Options) (*Bridge, error) {
 	}
 	b := &Bridge{
 		Options: o, source: "/bridge8x8/" + o.Name,
-		slots: make(chan struct{}, o.Concurrency), draining: make(chan struct{}),
+		draining: make(chan struct{}),
+		asked:    make(chan struct{}, max(leastAsked, 4*o.Concurrency)),
 	}
 	b.gates.init(o.Now)
+	b.slots.init(o.Concurrency, o.Now)
+	b.self = newTry()
+	b.care.init()
 	b.doubts = newReconciler(b)
 	return b, nil
 }
@@ -107,6 +121,8 @@ func (b *Bridge) SetTable(t *handlers.Table) {
 	b.mu.Lock()
 	b.table = t
 	b.mu.Unlock()
+	b.examined.forget()
+	b.slots.setShared(t.Places() > 1)
 }
 
 func (b *Bridge) routes() *handlers.Table {
@@ -148,7 +164,7 @@ func (b *Bridge) HandBack() { b.doubts.handBack() }
 func (b *Bridge) Closed(connection string) bool { return b.gates.connectionClosed(connection) }
 
 // InFlight is how many runs are under way right now.
-func (b *Bridge) InFlight() int { return len(b.slots) }
+func (b *Bridge) InFlight() int { return b.slots.inUse() }
 
 type silent struct{}
 

@@ -39,8 +39,13 @@ func (b *Bridge) Handle(ctx context.Context, d *Delivery) {
 		b.Observer.Taken(d.Source)
 	}
 
+	// poison is not decoded (R14)
+	if d.Deliveries >= suspectFrom && !b.examine(ctx, d) {
+		return
+	}
+
 	// decode
-	e, err := b.decode(d)
+	e, err := b.decodeAmong(d)
 	if err != nil {
 		b.malformed(ctx, d, err)
 		return
@@ -56,8 +61,9 @@ func (b *Bridge) Handle(ctx context.Context, d *Delivery) {
 
 	// match
 	if pairs == nil {
-		if pairs = b.match(e); len(pairs) == 0 {
+		if pairs = b.matchAmong(e); len(pairs) == 0 {
 			b.Observer.Unrouted(d.Source)
+			b.unanswered(e)
 			d.Settle.Ack()
 			return
 		}
@@ -68,6 +74,7 @@ func (b *Bridge) Handle(ctx context.Context, d *Delivery) {
 	if len(pairs) == 1 {
 		fates[0] = b.pair(ctx, e, pairs[0])
 	} else {
+		b.prepare(pairs)
 		var wg sync.WaitGroup
 		for i, p := range pairs {
 			wg.Go(func() { fates[i] = b.pair(ctx, e, p) })
@@ -123,20 +130,26 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 		}
 
 		// map + validate
-		input, err := p.input()
+		input, err := b.input(p)
 		if err != nil {
 			return b.conclude(ctx, e, p, p.failed(inputReason(err), err.Error(), nil))
 		}
 
 		// gate (R9), and a slot among the runs in flight
-		pass, shut := b.gates.enter(p.frozen)
-		if shut != nil {
-			return b.park(ctx, e, p, shut)
+		pass, held := b.gates.enter(p.frozen)
+		if held != nil {
+			return b.park(ctx, e, p, held)
 		}
-		select {
-		case b.slots <- struct{}{}:
-		case <-b.draining:
+		limit := time.Duration(0)
+		if e.d.Pair == nil && b.slots.isShared() {
+			limit = slotPatience // whoever takes events takes those of other connections too (R10)
+		}
+		slot, got := b.slots.take(p.frozen, b.draining, limit)
+		if got != slotTaken {
 			pass.leave(false, nil)
+			if got == slotLater {
+				return b.park(ctx, e, p, &shut{why: WhyBusy})
+			}
 			return fate{kind: again}
 		}
 
@@ -145,7 +158,7 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 		deadline := claimed.Add(sendBy)
 		if f, ok := b.claim(ctx, p, claimed, deadline); !ok {
 			pass.leave(false, nil)
-			<-b.slots
+			slot.free(false)
 			if f.kind == none {
 				continue // somebody else has it: finish from the record
 			}
@@ -154,7 +167,7 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 		b.Hook("claimed", p.key)
 
 		// run
-		reply, failure, measured, took := b.run(ctx, p, pass, input, claimed, deadline)
+		reply, failure, measured, took := b.run(ctx, p, pass, slot, input, claimed, deadline)
 		b.Observer.Ran(p.handler.Name, p.action(), kindName(failure), took)
 		b.Hook("ran", p.key)
 
@@ -196,6 +209,11 @@ func (b *Bridge) guard(d *Delivery, f *fate) {
 // first, and if even that cannot be stored the message comes again.
 func (b *Bridge) settle(ctx context.Context, e *occurrence, pairs []*pair, fates []fate) {
 	d := e.d
+	for i, f := range fates {
+		if f.kind == ended {
+			b.answer(e, pairs[i])
+		}
+	}
 	if d.Pair != nil && d.Pair.Decision == nil { // one pair, set aside before: it waits where it is
 		switch f := fates[0]; f.kind {
 		case ended:
@@ -304,6 +322,7 @@ type pair struct {
 	storedAt time.Time
 	e        *occurrence
 	placeErr error
+	made     *made // its input, if that was made beforehand
 }
 
 // known finds what the ledger already knows of an event: the routes that
@@ -498,11 +517,11 @@ func (b *Bridge) refer(ctx context.Context, p *pair, input map[string]any) *cata
 }
 
 // run makes the request. The pass and the slot are given back whatever happens.
-func (b *Bridge) run(ctx context.Context, p *pair, pass pass, input map[string]any, claimed, deadline time.Time) (reply Reply, failure *Failure, measured *catalog.SMS, took time.Duration) {
+func (b *Bridge) run(ctx context.Context, p *pair, pass pass, slot slot, input map[string]any, claimed, deadline time.Time) (reply Reply, failure *Failure, measured *catalog.SMS, took time.Duration) {
 	ran := false
 	defer func() {
 		pass.leave(ran, failure)
-		<-b.slots
+		slot.free(ran)
 	}()
 	measured = b.refer(ctx, p, input)
 	reply, err := b.Runner.Run(ctx, Request{

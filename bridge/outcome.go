@@ -29,6 +29,10 @@ const (
 	ReasonDiscarded         Reason = "discarded"          // a person gave up on it
 )
 
+// WhyBusy is why a pair was set aside that waits for its connection's other
+// runs (rule R10). No outcome has it.
+const WhyBusy Reason = "busy"
+
 // Reasons is every reason, in the order of the list above.
 var Reasons = []Reason{
 	ReasonMalformed, ReasonIDReused, ReasonMapping, ReasonInvalidInput, ReasonRejected, ReasonExpired,

@@ -215,6 +215,7 @@ func (r *reconciler) settle(d *doubtful, f fate) int {
 		return 0
 	}
 	if f.kind == ended {
+		r.b.answer(d.e, d.p)
 		d.e.d.Settle.Ack()
 	} else {
 		d.e.d.Settle.Nak(f.delay)

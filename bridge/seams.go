@@ -34,6 +34,12 @@ type Ledger interface {
 	// Turn says whether it is this process's turn to do what many could: it is for one of
 	// those that ask within the time every.
 	Turn(ctx context.Context, what string, every time.Duration) (bool, error)
+	// Mark marks a message as being examined, if its newest mark is still at rev (0: there
+	// is none), and returns the mark's revision. A Mark without Times takes it away. id is
+	// in the alphabet of keys. Errors are Put's (rule R14).
+	Mark(ctx context.Context, id string, m Mark, rev uint64) (uint64, error)
+	// Marked reads the newest mark and its revision; none is a Mark without Times.
+	Marked(ctx context.Context, id string) (Mark, uint64, error)
 	// Now is the server's time, the one by which StoredAt was stamped (rule R5).
 	Now(ctx context.Context) (time.Time, error)
 	// Usable says why nothing may be claimed right now, or nil (rule R13).
@@ -107,8 +113,14 @@ type Delivery struct {
 	Stored time.Time // by the server's clock; for a pair set aside, of the original
 	// Redelivered says that it was delivered before, to anybody.
 	Redelivered bool
+	// Deliveries is how often it was, this time included; 0 if nobody counts.
+	Deliveries int
 	// Pair is set where the message is one pair, set aside or replayed, not a whole event.
 	Pair *Pair
+	// Key is that of the pair's record, where the message says so.
+	Key Key
+	// Reply is where the result of a request is wanted; "" for all other events (rule R19).
+	Reply string
 	// Broken is why a pair set aside can never be read back; nil for all others.
 	Broken error
 	// Settle ends our having it. Exactly one of its methods is called, once.

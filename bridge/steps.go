@@ -413,11 +413,13 @@ func (b *Bridge) malformed(ctx context.Context, d *Delivery, cause error) {
 	d.Settle.Ack()
 }
 
+const reusedMessage = "an event with this source and id, but another type, subject or data, was handled before"
+
 // reused stores an event that came under an identity whose record speaks of
 // other content (R2). The record, and its outcome, stay with the first.
 func (b *Bridge) reused(ctx context.Context, e *occurrence, p *pair) fate {
 	err := b.Outbox.Dead(ctx, DeadLetter{
-		Original: e.d, Reason: ReasonIDReused, Message: "an event with this source and id, but another type, subject or data, was handled before",
+		Original: e.d, Reason: ReasonIDReused, Message: reusedMessage,
 		Key: p.key, ID: string(p.key) + "." + e.content, Route: p.route, Cause: &e.cause,
 	})
 	if err != nil {

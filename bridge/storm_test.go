@@ -310,6 +310,7 @@ func (s *storm) deliver(m *message) {
 	d := m.d
 	d.Redelivered = m.times > 0
 	m.times++
+	d.Deliveries = m.times
 	skip := m.acked
 	s.mu.Unlock()
 	if skip {

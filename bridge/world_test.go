@@ -33,6 +33,8 @@ type world struct {
 	queue   chan *message
 	pending int // messages that are not acknowledged
 
+	marks map[string]marked
+
 	effects map[Key]int
 	logs    []shownLog
 
@@ -71,7 +73,7 @@ type message struct {
 func newWorld(t *testing.T) *world {
 	return &world{
 		t: t, records: map[Key]Entry{}, results: map[string][]State{}, dead: map[string]letter{}, aside: map[Key]*message{},
-		queue: make(chan *message, 10_000), effects: map[Key]int{},
+		marks: map[string]marked{}, queue: make(chan *message, 10_000), effects: map[Key]int{},
 		receipts: map[string]Receipt{}, unknowns: map[Key]bool{}, turns: map[string]time.Time{},
 	}
 }
@@ -216,6 +218,41 @@ func (s *seams) Event(_ context.Context, eventHash string) ([]Entry, error) {
 	return entries, nil
 }
 
+type marked struct {
+	mark Mark
+	rev  uint64
+}
+
+func (s *seams) Mark(_ context.Context, id string, m Mark, rev uint64) (uint64, error) {
+	what := stored
+	if s.fate != nil {
+		what = s.fate(write{})
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if what == refused {
+		return 0, errRefused
+	}
+	if what == lost || what == late {
+		return 0, ErrUnclear
+	}
+	if s.marks[id].rev != rev {
+		return 0, ErrConflict
+	}
+	s.seq++
+	s.marks[id] = marked{m, s.seq}
+	if what == storedUnsaid {
+		return 0, ErrUnclear
+	}
+	return s.seq, nil
+}
+
+func (s *seams) Marked(_ context.Context, id string) (Mark, uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.marks[id].mark, s.marks[id].rev, nil
+}
+
 func (s *seams) Batch(context.Context, string, Key) error { return nil }
 func (s *seams) Now(context.Context) (time.Time, error)   { return time.Now(), nil }
 func (s *seams) Usable() error                            { return nil }
@@ -297,7 +334,7 @@ func (s *seams) SetAside(_ context.Context, d *Delivery, p Pair, key Key, _ stri
 		}
 	}
 	c := *d
-	c.Pair, c.Redelivered, c.Settle = &p, false, nil
+	c.Pair, c.Key, c.Redelivered, c.Settle = &p, key, false, nil
 	m := s.world.publish(c)
 	s.mu.Lock()
 	defer s.mu.Unlock()

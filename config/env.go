@@ -59,7 +59,7 @@ type BridgeEnv struct {
 	Grace       time.Duration `env:"BRIDGE_GRACE" envDefault:"25s" doc:"time to finish what runs after SIGTERM"`
 	Replicas    int           `env:"BRIDGE_REPLICAS" envDefault:"1" doc:"JetStream replicas: 1, 3 or 5"`
 	Retention   time.Duration `env:"BRIDGE_RETENTION" envDefault:"72h" doc:"how long final ledger records are kept; our streams keep events for less"`
-	Commands    bool          `env:"BRIDGE_COMMANDS" envDefault:"false" doc:"accept commands: events of type com.8x8.run.<action key>, whose data is the action's input"`
+	Commands    bool          `env:"BRIDGE_COMMANDS" envDefault:"false" doc:"accept commands: events of type com.8x8.run.<action key>, whose data is the action's input, and requests on bridge.run.<action key>"`
 	// SinkURL is BRIDGE_SINK_URL, or else K_SINK.
 	SinkURL string `env:"BRIDGE_SINK_URL" doc:"not supported yet, and refused"`
 

@@ -5,12 +5,16 @@ import (
 	"github.com/bridge8x8/bridge8x8/handlers/catalog"
 )
 
-// commandName is the name of the built-in route. No route may have it.
-const commandName = "run"
+// CommandName is the name of the built-in route. No route may have it.
+const CommandName = "run"
 
 // commandIdentity is what the identities of its handlers begin with. They have
 // one each, so that a redelivered command finds its action again.
-const commandIdentity = commandName + ":"
+const commandIdentity = CommandName + ":"
+
+// CommandIdentity is the identity of the handler of the built-in route for an
+// action's key.
+func CommandIdentity(key string) string { return commandIdentity + key }
 
 func (t *Table) addCommand(a *catalog.Action) {
 	h := t.newCommand(a.Key)
@@ -20,7 +24,7 @@ func (t *Table) addCommand(a *catalog.Action) {
 }
 
 func (t *Table) newCommand(key string) *Handler {
-	h := &Handler{Name: commandName, Identity: commandIdentity + key, Retry: commandRetry, OnUnknown: config.OnUnknownHold}
+	h := &Handler{Name: CommandName, Identity: commandIdentity + key, Retry: commandRetry, OnUnknown: config.OnUnknownHold}
 	h.place = t.defaultPlace
 	return h
 }

@@ -125,5 +125,18 @@ func (t *Table) ByIdentity(identity string) (*Handler, bool) {
 // route's by action key.
 func (t *Table) Handlers() []*Handler { return slices.Concat(t.handlers, t.commands) }
 
+// Places is how many places the handlers run at, as far as that is known before
+// an event has come: a connection whose tenants are told by the events is many.
+func (t *Table) Places() int {
+	places, many := map[Place]bool{}, 0
+	for _, h := range t.Handlers() {
+		if h.tenant != nil {
+			many = 2
+		}
+		places[h.place] = true
+	}
+	return max(many, len(places))
+}
+
 // Options returns what the table was compiled with.
 func (t *Table) Options() Options { return t.options }

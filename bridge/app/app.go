@@ -76,6 +76,8 @@ type App struct {
 	takers map[string]*bus.Taker
 	life   context.Context // of what takes; set before anything does
 	taking sync.WaitGroup
+	// unlistenRequests ends the taking of requests; nil if none are taken.
+	unlistenRequests func()
 
 	ready   chan struct{}
 	pending atomic.Pointer[string] // what it is waiting for; nil once it is ready
@@ -310,8 +312,10 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 		return err
 	}
 	a.ledger.Store(l)
+	requests := bus.Requests{Conn: a.conn, Names: a.names, Mode: cloudevent.Mode(b.Encoding)}
 	a.bridge, err = bridge.New(bridge.Options{
-		Name: b.Name, Ledger: l, Outbox: a.outbox, Runner: a.client, Catalog: a.catalog, Observer: a.observer,
+		Requests: requests,
+		Name:     b.Name, Ledger: l, Outbox: a.outbox, Runner: a.client, Catalog: a.catalog, Observer: a.observer,
 		Concurrency: b.Concurrency, RunLimit: a.o.Env.Membrane.RunLimit, LogMargin: a.o.LogMargin, Hook: a.o.Hook,
 	})
 	if err != nil {
@@ -323,6 +327,11 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 	background.Go(func() { a.bridge.Run(life) })
 	if err := a.persist(ctx, func() error { return a.take(ctx, life) }); err != nil {
 		return err
+	}
+	if b.Commands {
+		if a.unlistenRequests, err = requests.Listen(func(ask bridge.Ask) { a.bridge.Ask(life, ask) }); err != nil {
+			return err
+		}
 	}
 	background.Go(func() {
 		<-life.Done()
@@ -551,6 +560,9 @@ func (a *App) stop(stopHTTP func()) {
 	defer cancel()
 	a.log.Info("stopping", "runs", a.bridge.InFlight())
 	stopHTTP() // what was posted is stored before it is answered
+	if a.unlistenRequests != nil {
+		a.unlistenRequests() // other replicas get them from now on
+	}
 	a.bridge.Drain()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -558,6 +570,7 @@ func (a *App) stop(stopHTTP func()) {
 	for _, t := range a.takers {
 		quiet.Go(func() { t.Quiet(); t.Stop(grace) })
 	}
+	quiet.Go(func() { a.bridge.Asked(grace) })
 	quiet.Wait()
 	a.bridge.HandBack()
 	settled, cancelSettled := context.WithTimeout(context.Background(), 2*time.Second)

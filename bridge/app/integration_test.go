@@ -23,6 +23,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if key := os.Getenv(poisonVariable); key != "" {
+		os.Exit(servePoisoned(bridge.Key(key)))
+	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		bridgetest.Clean()
 		os.Exit(code)

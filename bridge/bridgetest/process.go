@@ -358,6 +358,19 @@ func Serve(t testing.TB, natsURL string, box *SandboxProgram, yaml string, env m
 	}
 }
 
+// Itself makes it the program of the test that calls it, instead of the one that
+// is shipped: its TestMain sees that name in the environment, with that value,
+// and serves with whatever hooks the test needs.
+func (s *Served) Itself(name, value string) *Served {
+	s.t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.path, s.args, s.env = path, nil, append(s.env, name+"="+value)
+	return s
+}
+
 // AwaitReady waits until it takes events.
 func (s *Served) AwaitReady() {
 	s.t.Helper()

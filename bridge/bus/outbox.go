@@ -2,6 +2,8 @@ package bus
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,8 +44,10 @@ const (
 	// HeaderReference says that the payload was too large to be kept beside our
 	// facts: it is the message named by HeaderOrigin.
 	HeaderReference = "Bridge8x8-Reference"
-	headerPair      = "Bridge8x8-Pair"
-	headerPrefix    = "Bridge8x8-"
+	// HeaderReplyTo is where the result of a stored request is wanted (rule R19).
+	HeaderReplyTo = "Bridge8x8-Reply-To"
+	headerPair    = "Bridge8x8-Pair"
+	headerPrefix  = "Bridge8x8-"
 )
 
 // Outbox implements bridge.Outbox on JetStream.
@@ -316,21 +320,27 @@ func (o *Outbox) Held(ctx context.Context, key bridge.Key, route string) (*bridg
 // aside is what a pair set aside keeps of the delivery that it came with.
 type aside struct {
 	bridge.Pair
-	Source string    `json:"source"`
-	Stream string    `json:"stream"`
-	Seq    uint64    `json:"seq"`
-	Stored time.Time `json:"stored"`
+	Key    bridge.Key `json:"key,omitempty"`
+	Reply  string     `json:"reply,omitempty"`
+	Source string     `json:"source"`
+	Stream string     `json:"stream"`
+	Seq    uint64     `json:"seq"`
+	Stored time.Time  `json:"stored"`
 }
 
 // SetAside implements bridge.Outbox.
 func (o *Outbox) SetAside(ctx context.Context, d *bridge.Delivery, p bridge.Pair, key bridge.Key, connection string) error {
-	facts, err := json.Marshal(aside{Pair: p, Source: d.Source, Stream: d.Stream, Seq: d.Seq, Stored: d.Stored})
+	facts, err := json.Marshal(aside{Pair: p, Key: key, Reply: d.Reply, Source: d.Source, Stream: d.Stream, Seq: d.Seq, Stored: d.Stored})
 	if err != nil {
 		return err
 	}
 	h := original(d.Header)
 	h.Set(headerPair, string(facts))
 	m := &nats.Msg{Subject: o.names.WaitSubject(connection, string(key)), Header: h, Data: d.Data}
+	if d.Reply != "" { // everybody who asks for the same is answered
+		asker := sha256.Sum256([]byte(d.Reply))
+		m.Subject += "." + hex.EncodeToString(asker[:8])
+	}
 	o.shrink(m)
 	// Not send: a full BRIDGE_WAIT must not stop the claims by which alone it empties.
 	if _, err := o.conn.Publisher.Store(ctx, m.Subject, m.Header, m.Data); err != nil {
@@ -349,7 +359,8 @@ func (c *Conn) unfold(ctx context.Context, d *bridge.Delivery) error {
 	}
 	reference := nats.Header(d.Header).Get(HeaderReference) != ""
 	d.Header = original(d.Header)
-	d.Pair, d.Source, d.Stream, d.Seq, d.Stored = &facts.Pair, facts.Source, facts.Stream, facts.Seq, facts.Stored
+	d.Pair, d.Key, d.Reply = &facts.Pair, facts.Key, facts.Reply
+	d.Source, d.Stream, d.Seq, d.Stored = facts.Source, facts.Stream, facts.Seq, facts.Stored
 	if !reference {
 		return nil
 	}

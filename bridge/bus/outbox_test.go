@@ -307,7 +307,7 @@ func TestSetAside(t *testing.T) {
 			for _, name := range []string{"Nats-Msg-Id", "Nats-Expected-Last-Sequence", "Nats-TTL", "Nats-Rollup", HeaderReason, HeaderReplay} {
 				delete(want.Header, name)
 			}
-			want.Pair = &bridge.Pair{Route: "shipped", Replay: 2}
+			want.Pair, want.Key, want.Deliveries = &bridge.Pair{Route: "shipped", Replay: 2}, pairKey, 1
 			got.Settle, got.Header = nil, map[string][]string(nats.Header(got.Header))
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("delivery (-want +got):\n%s", diff)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -258,7 +259,8 @@ func (t *Taker) handle(m *nats.Msg) {
 	t.heldMu.Unlock()
 	d := &bridge.Delivery{
 		Source: t.o.Source, Header: m.Header, Data: m.Data, Stream: t.o.Stream, Seq: meta.seq,
-		Stored: time.Unix(0, meta.stored), Redelivered: meta.times > 1, Settle: h,
+		Reply:  m.Header.Get(HeaderReplyTo),
+		Stored: time.Unix(0, meta.stored), Redelivered: meta.times > 1, Deliveries: int(min(meta.times, math.MaxInt32)), Settle: h,
 	}
 	if t.o.Prepare != nil {
 		if err := t.o.Prepare(d); err != nil {

@@ -150,7 +150,7 @@ func TestTake(t *testing.T) {
 	h := take(t, c, handOptions{workers: 1})
 	d := h.next()
 	stored := everything(t, c, "S")[0]
-	want := &bridge.Delivery{Source: "orders", Header: map[string][]string{"Ce-Id": {"1"}}, Data: []byte("data"), Stream: "S", Seq: 1, Stored: stored.Time}
+	want := &bridge.Delivery{Source: "orders", Header: map[string][]string{"Ce-Id": {"1"}}, Data: []byte("data"), Stream: "S", Seq: 1, Stored: stored.Time, Deliveries: 1}
 	settle := d.Settle
 	d.Settle, d.Header, d.Stored = nil, map[string][]string(d.Header), d.Stored.UTC()
 	if diff := cmp.Diff(want, d); diff != "" {

@@ -63,6 +63,7 @@ const (
 	sourceToken = "source"
 	batchToken  = "batch"
 	probeToken  = "probe"
+	markToken   = "suspect"
 	idMetadata  = "bridge8x8-ledger"
 	formatKey   = "bridge8x8-format"
 	format      = "1"

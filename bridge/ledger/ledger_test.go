@@ -749,3 +749,50 @@ func TestByBatch(t *testing.T) {
 		}
 	}
 }
+
+// A mark beside the records is compared and set as they are, is no record, and
+// leaves nothing behind (R14).
+func TestMark(t *testing.T) {
+	t.Parallel()
+	c := connect(t, startServer(t).ClientURL())
+	l := open(t, options(c))
+	ctx, id := within(t), bridge.EventHash("/shop", "1")
+	look := func(want bridge.Mark, wantRev uint64) {
+		t.Helper()
+		got, rev, err := l.Marked(ctx, id)
+		if err != nil || got != want || rev != wantRev {
+			t.Fatalf("marked %+v at %d, %v; want %+v at %d", got, rev, err, want, wantRev)
+		}
+	}
+	look(bridge.Mark{}, 0)
+	one, two := bridge.Mark{Times: 1, By: "a"}, bridge.Mark{Times: 2, By: "b"}
+	rev, err := l.Mark(ctx, id, one, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	look(one, rev)
+	if _, err := l.Mark(ctx, id, two, 0); !errors.Is(err, bridge.ErrConflict) {
+		t.Fatalf("marked over another's mark: %v", err)
+	}
+	if l.Usable() != nil {
+		t.Errorf("a conflict is no trouble: %v", l.Usable())
+	}
+	if rev, err = l.Mark(ctx, id, two, rev); err != nil {
+		t.Fatal(err)
+	}
+	look(two, rev)
+	if entries, err := l.Event(ctx, id); err != nil || len(entries) != 0 {
+		t.Errorf("a mark is among the records: %v, %v", entries, err)
+	}
+	if rev, err = l.Mark(ctx, id, bridge.Mark{}, rev); err != nil {
+		t.Fatal(err)
+	}
+	look(bridge.Mark{}, rev)
+	eventually(t, "the last of it is gone", func() bool {
+		_, rev, err := l.Marked(ctx, id)
+		return err == nil && rev == 0
+	})
+	if _, err := l.Mark(ctx, id, one, 0); err != nil {
+		t.Errorf("marking again: %v", err)
+	}
+}
