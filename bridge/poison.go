@@ -84,7 +84,7 @@ func (b *Bridge) examineAs(ctx context.Context, d *Delivery, id string, m Mark, 
 		b.care.enterAlone()
 		defer b.care.leaveAlone()
 	}
-	if rev, err = b.Ledger.Mark(ctx, id, m, rev); err != nil {
+	if rev, err = b.accuse(ctx, id, m, rev); err != nil {
 		return nil, err
 	}
 	if m.Times > 1 {
@@ -103,6 +103,30 @@ func (b *Bridge) examineAs(ctx context.Context, d *Delivery, id string, m Mark, 
 			return poison, nil
 		}
 	}
+}
+
+// accuse leaves a mark. One without a clear answer is looked for, or fenced off: if
+// it was stored all the same, it would accuse the event of ending us.
+func (b *Bridge) accuse(ctx context.Context, id string, m Mark, rev uint64) (uint64, error) {
+	at, err := b.Ledger.Mark(ctx, id, m, rev)
+	for errors.Is(err, ErrUnclear) {
+		found, now, lookErr := b.Ledger.Marked(ctx, id)
+		switch {
+		case lookErr == nil && now != rev && found == m:
+			return now, nil
+		case lookErr == nil && now != rev:
+			return 0, ErrConflict
+		case lookErr == nil:
+			_, fenceErr := b.Ledger.Mark(ctx, id, Mark{}, rev) // a mark that is still on its way is refused then
+			if fenceErr == nil {
+				return 0, err
+			}
+		}
+		if !sleep(ctx, troubleDelay/4) {
+			return 0, err
+		}
+	}
+	return at, err
 }
 
 // rehearse does everything with an event that could end the process, and
