@@ -332,7 +332,9 @@ func (b *Bridge) weigh(ctx context.Context, e *occurrence, p *pair, log RunLog, 
 // safe to repeat, or a route that chose to, tries again, once for the route
 // (R17); everything else is held for a person (guarantee 5).
 func (b *Bridge) undecided(ctx context.Context, e *occurrence, p *pair, f *Failure) fate {
-	if h := p.handler; h != nil && h.Action != nil && p.rec.State == Running && p.rec.Attempts < h.Retry.Attempts {
+	h := p.handler
+	same := h != nil && h.Action != nil && actionName(h.Action) == p.frozen.Action // another action's run would repeat nothing (R2)
+	if same && p.rec.State == Running && p.rec.Attempts < h.Retry.Attempts {
 		chosen := h.OnUnknown == "retry" && p.rec.Unclear == 0
 		if chosen || h.Action.Safe {
 			step := &Failure{Kind: Temporary, Reason: ReasonOutcomeUnknown}
