@@ -69,9 +69,8 @@ func (r *reconciler) run(ctx context.Context) {
 		if !sleep(ctx, pause) {
 			return
 		}
-		if pause = min(2*pause, lookMost); r.look(ctx) {
-			pause = lookFirst
-		}
+		pause = min(2*pause, lookMost) // although some were settled: what a crash left may show bit by bit
+		r.look(ctx)
 	}
 }
 
@@ -144,8 +143,10 @@ func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) (
 	byTry := make(map[string]*doubtful, len(open))
 	for _, d := range open {
 		byTry[d.p.rec.Try] = d
-		if d.p.rec.ClaimedAt.Before(since) {
-			since = d.p.rec.ClaimedAt
+		for _, claimed := range []time.Time{d.p.rec.ClaimedAt, d.p.storedAt} { // by the clock of who claimed, and the server's
+			if claimed.Before(since) {
+				since = claimed
+			}
 		}
 	}
 	found := map[*doubtful]RunLog{}
