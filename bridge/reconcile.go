@@ -90,9 +90,8 @@ func (r *reconciler) handBack() {
 	}
 }
 
-// look lists each place once and settles what can be settled. It says whether
-// anything could.
-func (r *reconciler) look(ctx context.Context) bool {
+// look lists each place once and settles what can be settled.
+func (r *reconciler) look(ctx context.Context) {
 	r.mu.Lock()
 	places := map[Place][]*doubtful{}
 	for _, d := range r.open {
@@ -102,21 +101,13 @@ func (r *reconciler) look(ctx context.Context) bool {
 	r.mu.Unlock()
 
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	settled := 0
 	for at, doubts := range places {
-		wg.Go(func() {
-			n := r.lookAt(ctx, at, doubts)
-			mu.Lock()
-			settled += n
-			mu.Unlock()
-		})
+		wg.Go(func() { r.lookAt(ctx, at, doubts) })
 	}
 	wg.Wait()
-	return settled > 0
 }
 
-func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) (settled int) {
+func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) {
 	b := r.b
 	// The record as it is now decides, not as it was when the doubt began: most
 	// doubts are about a run that is under way elsewhere and ends well there.
@@ -125,19 +116,19 @@ func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) (
 		try := d.p.rec.Try
 		switch err := b.reread(ctx, d.p); {
 		case err != nil:
-			return settled
+			return
 		case d.p.rec.State != Running || d.p.rec.Try != try:
-			settled += r.settle(d, r.guarded(d, func() fate { return b.fromRecord(ctx, d.e, d.p) }))
+			r.settle(d, r.guarded(d, func() fate { return b.fromRecord(ctx, d.e, d.p) }))
 		default:
 			open = append(open, d)
 		}
 	}
 	if len(open) == 0 {
-		return settled
+		return
 	}
 	begun, err := b.Ledger.Now(ctx)
 	if err != nil {
-		return settled
+		return
 	}
 	since := begun
 	byTry := make(map[string]*doubtful, len(open))
@@ -176,9 +167,8 @@ func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) (
 		default:
 			continue
 		}
-		settled += r.settle(d, f)
+		r.settle(d, f)
 	}
-	return settled
 }
 
 // guarded keeps a fault over one event from ending the process (R14).
@@ -189,9 +179,9 @@ func (r *reconciler) guarded(d *doubtful, decide func() fate) (f fate) {
 
 // settle lets go of a pair that is no longer in doubt, unless it was handed
 // back meanwhile.
-func (r *reconciler) settle(d *doubtful, f fate) int {
+func (r *reconciler) settle(d *doubtful, f fate) {
 	if f.kind == inDoubt {
-		return 0
+		return
 	}
 	r.mu.Lock()
 	held := r.open[d.p.key] == d
@@ -200,12 +190,11 @@ func (r *reconciler) settle(d *doubtful, f fate) int {
 	}
 	r.mu.Unlock()
 	if !held {
-		return 0
+		return
 	}
 	if f.kind == ended {
 		d.e.d.Settle.Ack()
 	} else {
 		d.e.d.Settle.Nak(f.delay)
 	}
-	return 1
 }

@@ -443,7 +443,9 @@ func TestRunningOutlivesTheConfiguration(t *testing.T) {
 						return Reply{}, noAnswer()
 					}
 					dead.store = func() error { return errRefused } // it dies before it could set the pair aside
-					deliver(t, dead.bridge(t, oneRoute), orderEvent("1", phoneNumber))
+					again := orderEvent("1", phoneNumber)
+					again.Stored = time.Now()
+					deliver(t, dead.bridge(t, oneRoute), again)
 					if s := w.record(keyOf("1", "r")).State; s != Running {
 						t.Fatalf("it left a record that is %q", s)
 					}
@@ -452,7 +454,7 @@ func TestRunningOutlivesTheConfiguration(t *testing.T) {
 						return Reply{}, noAnswer()
 					}
 					<-time.After(5 * time.Second)
-					w.publish(orderEvent("1", phoneNumber)).times = 1
+					w.publish(again).times = 1
 					w.carry(t, next.bridge(t, table))
 					expect(t, w, keyOf("1", "r"), happens.want)
 				})
@@ -464,12 +466,14 @@ func TestRunningOutlivesTheConfiguration(t *testing.T) {
 				w := newWorld(t)
 				dead, next := join(w), join(w)
 				dead.store = func() error { return errRefused }
-				deliver(t, dead.bridge(t, oneRoute), orderEvent("1", phoneNumber))
+				again := orderEvent("1", phoneNumber)
+				again.Stored = time.Now()
+				deliver(t, dead.bridge(t, oneRoute), again)
 				if got := w.ending(keyOf("1", "r")); got.State != Succeeded || got.Results != 0 {
 					t.Fatalf("it left %+v", got)
 				}
 				<-time.After(5 * time.Second)
-				w.publish(orderEvent("1", phoneNumber)).times = 1
+				w.publish(again).times = 1
 				w.carry(t, next.bridge(t, table))
 				expect(t, w, keyOf("1", "r"), wentWell)
 			})
@@ -625,6 +629,47 @@ func TestTwoConclusions(t *testing.T) {
 	}
 }
 
+// A route that chose to repeat what is unknown does not repeat what its owner
+// knows after all, as long as nobody has claimed the next try (R6, R17).
+func TestOwnerKnowsBeforeTheRepetition(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		k := keyOf("1", "r")
+		stopped, other := join(w), join(w)
+		runs := 0
+		stopped.run = func(r Request) (Reply, error) { runs++; return stopped.happen(r, 24*time.Hour), nil }
+		other.run = stopped.run
+		goOn := make(chan struct{})
+		stopped.hook = func(step string, _ Key) {
+			if step == "ran" {
+				<-goOn
+			}
+		}
+		var once sync.Once
+		other.fate = func(p write) writeFate {
+			if p.rec.State == Waiting && p.rec.Unclear == 1 {
+				time.AfterFunc(time.Millisecond, func() { once.Do(func() { close(goOn) }) })
+			}
+			return stored
+		}
+		first := stopped.bridge(t, retryRoute)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			deliver(t, first, orderEvent("1", phoneNumber))
+		}()
+		synctest.Wait()
+		w.publish(orderEvent("1", phoneNumber))
+		w.carry(t, other.bridge(t, retryRoute))
+		<-done
+		expect(t, w, k, wentWell)
+		if runs != 1 {
+			t.Errorf("%d runs, want 1", runs)
+		}
+	})
+}
+
 // The owner of a try that certainly did not happen releases it while another
 // process judges its silence. Whoever's write comes first, the other one's is
 // refused, and nothing is sent twice (R3, R4).
@@ -691,42 +736,47 @@ func TestReleaseAgainstTakeover(t *testing.T) {
 }
 
 // A claim whose answer is lost, whatever became of it, is neither sent twice nor
-// lost (R7).
+// lost, and not if another process comes for the same pair meanwhile (R7).
 func TestClaimWithoutAnAnswer(t *testing.T) {
 	t.Parallel()
 	for name, fate := range map[string]writeFate{"stored": storedUnsaid, "lost": lost, "stored late": late} {
 		for _, blind := range []time.Duration{0, time.Second, 10 * time.Second} {
-			t.Run(fmt.Sprintf("%s, and nothing can be read for %v", name, blind), func(t *testing.T) {
-				t.Parallel()
-				synctest.Test(t, func(t *testing.T) {
-					s := join(newWorld(t))
-					var until time.Time
-					claims := 0
-					s.fate = func(p write) writeFate {
-						if p.rec.State != Running {
-							return stored
+			for _, rivalled := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, nothing can be read for %v, rivalled %v", name, blind, rivalled), func(t *testing.T) {
+					t.Parallel()
+					synctest.Test(t, func(t *testing.T) {
+						w := newWorld(t)
+						s, rival := join(w), join(w)
+						other := rival.bridge(t, oneRoute)
+						var until time.Time
+						claims := 0
+						s.fate = func(write) writeFate {
+							if claims++; claims > 1 {
+								return stored
+							}
+							until = time.Now().Add(blind)
+							if rivalled {
+								time.AfterFunc(time.Millisecond, func() { deliver(t, other, orderEvent("1", phoneNumber)) })
+							}
+							<-time.After(time.Second) // nobody says anything
+							time.AfterFunc(2*time.Second, s.arrive)
+							return fate
 						}
-						if claims++; claims > 1 {
-							return stored
+						s.get = func(Key) error {
+							if time.Now().Before(until) {
+								return errRefused
+							}
+							return nil
 						}
-						until = time.Now().Add(blind)
-						time.AfterFunc(2*time.Second, s.arrive)
-						return fate
-					}
-					s.get = func(Key) error {
-						if time.Now().Before(until) {
-							return errRefused
+						w.publish(orderEvent("1", phoneNumber))
+						w.carry(t, s.bridge(t, oneRoute))
+						expect(t, w, keyOf("1", "r"), wentWell)
+						if got := w.record(keyOf("1", "r")).Attempts; got != 1 {
+							t.Errorf("%d attempts, want 1: no request was made for the others", got)
 						}
-						return nil
-					}
-					s.publish(orderEvent("1", phoneNumber))
-					s.carry(t, s.bridge(t, oneRoute))
-					expect(t, s.world, keyOf("1", "r"), wentWell)
-					if got := s.record(keyOf("1", "r")).Attempts; got != 1 {
-						t.Errorf("%d attempts, want 1: no request was made for the others", got)
-					}
+					})
 				})
-			})
+			}
 		}
 	}
 }

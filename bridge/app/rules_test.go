@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -31,10 +32,7 @@ var soon = map[string]string{"BRIDGE_ACK_WAIT": "1s", "MEMBRANE_RUN_LIMIT": "1s"
 const soonMargin = 2 * time.Second
 
 func with(env map[string]string, more ...string) map[string]string {
-	all := map[string]string{}
-	for k, v := range env {
-		all[k] = v
-	}
+	all := maps.Clone(env)
 	for i := 0; i+1 < len(more); i += 2 {
 		all[more[i]] = more[i+1]
 	}
@@ -298,9 +296,7 @@ sources:
 			}
 			b.storeIn("orders.2", "between")
 			o.YAML, o.Env = test.yaml, with(o.Env)
-			for k, v := range test.env {
-				o.Env[k] = v
-			}
+			maps.Copy(o.Env, test.env)
 			bridgetest.Start(t, o)
 			b.storeIn("orders.3", "new")
 			want := append(slices.Clone(old), "between", "new")
