@@ -170,6 +170,7 @@ func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Recor
 		case p.rev == before: // not stored, and nobody else came: once more
 		case ours && p.rec.State == Running: // a write of ours that was stored late: once more
 		case ours && p.rec.State == UnknownSt && rec.State != UnknownSt: // R6
+		case ours && p.rec.State == Waiting && rec.State.Final(): // R6: given up for a repetition that nobody has begun (R17)
 		case wasRunning && p.rec.State == "": // the ledger was lost; what we know of the run is not
 		default:
 			return b.fromRecord(ctx, e, p)
