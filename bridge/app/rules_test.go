@@ -660,3 +660,87 @@ func TestParkedEventsDelayNobodyElse(t *testing.T) {
 	alone, beside := p99("alone-"), p99("beside-")
 	t.Logf("p99 of the other connection: %v alone, %v beside %d parked: a ratio of %.2f; %d requests for those", alone, beside, parked, float64(beside)/float64(alone), acts)
 }
+
+// One route's pair waits for longer than the results' stream remembers
+// duplicates, while the other one is done and its event is published again. What
+// consumers get twice is the same event under the same id, and no more than
+// once more (R18).
+func TestWaitsPastTheDuplicateWindow(t *testing.T) {
+	t.Parallel()
+	const window = 200 * time.Millisecond
+	server := bridgetest.NATSServer(t)
+	b := watch(t, server.URL)
+	if _, err := b.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "BRIDGE_RESULTS", Subjects: []string{"bridge.results.>"}, Duplicates: window}); err != nil {
+		t.Fatal(err)
+	}
+	o := bridgetest.Options{
+		Env: map[string]string{"NATS_URL": server.URL}, Sandbox: bridgetest.NewSandbox(t, sandbox.Options{ReceiptDelay: -1}),
+		YAML: strings.Replace(bridgetest.Routes, "routes:", "  other: {key: 8x8-sandbox}\nroutes:", 1) + `
+  - name: second
+    on: com.acme.order.shipped
+    run: send-sms
+    connection: other
+    input: {destination: "${ .data.phone }", text: "And this."}
+`,
+	}
+	first, second := bridge.NewKey(bridge.EventHash("/shop", "evt"), "order-shipped", 0), bridge.NewKey(bridge.EventHash("/shop", "evt"), "second", 0)
+	if err := o.Sandbox.Fault(sandbox.Fault{Kind: sandbox.Refuse, Match: string(second), Times: -1}); err != nil {
+		t.Fatal(err)
+	}
+	bridgetest.Start(t, o)
+	publishOrders(t, b, []string{"evt"})
+	bridgetest.Await(t, "one result and one pair set aside", func() error {
+		return errors.Join(b.atLeast("BRIDGE_RESULTS", 1), b.atLeast("BRIDGE_WAIT", 1))
+	})
+	for again := range 3 {
+		last := b.messages("BRIDGE_RESULTS")
+		meta, err := last[len(last)-1].Metadata()
+		if err != nil {
+			t.Fatal(err)
+		}
+		bridgetest.Await(t, "the end of the window", func() error {
+			if age := time.Since(meta.Timestamp); age < 3*window {
+				return fmt.Errorf("%v", age)
+			}
+			return nil
+		})
+		publishOrders(t, b, []string{"evt"})
+		bridgetest.Await(t, "the event to be dealt with", func() error {
+			consumer, err := b.js.Consumer(t.Context(), "BRIDGE_EVENTS", "bridge-events")
+			if err != nil {
+				return err
+			}
+			if info := consumer.CachedInfo(); info.AckFloor.Stream < uint64(again+2) {
+				return fmt.Errorf("acknowledged up to %d", info.AckFloor.Stream)
+			}
+			return nil
+		})
+	}
+	if _, err := bridgetest.Do(t.Context(), bridgetest.Client(t), http.MethodDelete, o.Sandbox.URL+"/_sandbox/faults", ""); err != nil {
+		t.Fatal(err)
+	}
+	bridgetest.Await(t, "the other's result", func() error { return b.atLeast("BRIDGE_RESULTS", 3) })
+	b.awaitIdle()
+
+	seen := map[string][]string{}
+	for _, m := range b.messages("BRIDGE_RESULTS") {
+		seen[m.Headers().Get(jetstream.MsgIDHeader)] = append(seen[m.Headers().Get(jetstream.MsgIDHeader)], string(m.Data()))
+	}
+	if n := len(seen[string(first)]); n != 2 {
+		t.Errorf("the first route's result was stored %d times, want once and once more", n)
+	}
+	if n := len(seen[string(second)]); n < 1 || n > 2 {
+		t.Errorf("the second route's result was stored %d times", n)
+	}
+	for id, bodies := range seen {
+		if same := slices.Compact(bodies); len(same) != 1 {
+			t.Errorf("different results under the id %s:\n%s", id, strings.Join(same, "\n"))
+		}
+	}
+	if len(seen) != 2 {
+		t.Errorf("results under %d ids, want 2", len(seen))
+	}
+	if diff := cmp.Diff(map[string]int{"evt": 2}, counts(bridgetest.ByEvent(o.Sandbox.Effects()))); diff != "" {
+		t.Errorf("effects by event (-want +got):\n%s", diff)
+	}
+}
