@@ -69,9 +69,8 @@ func (r *reconciler) run(ctx context.Context) {
 		if !sleep(ctx, pause) {
 			return
 		}
-		if pause = min(2*pause, lookMost); r.look(ctx) {
-			pause = lookFirst
-		}
+		pause = min(2*pause, lookMost) // although some were settled: what a crash left may show bit by bit
+		r.look(ctx)
 	}
 }
 
@@ -91,9 +90,8 @@ func (r *reconciler) handBack() {
 	}
 }
 
-// look lists each place once and settles what can be settled. It says whether
-// anything could.
-func (r *reconciler) look(ctx context.Context) bool {
+// look lists each place once and settles what can be settled.
+func (r *reconciler) look(ctx context.Context) {
 	r.mu.Lock()
 	places := map[Place][]*doubtful{}
 	for _, d := range r.open {
@@ -103,21 +101,13 @@ func (r *reconciler) look(ctx context.Context) bool {
 	r.mu.Unlock()
 
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	settled := 0
 	for at, doubts := range places {
-		wg.Go(func() {
-			n := r.lookAt(ctx, at, doubts)
-			mu.Lock()
-			settled += n
-			mu.Unlock()
-		})
+		wg.Go(func() { r.lookAt(ctx, at, doubts) })
 	}
 	wg.Wait()
-	return settled > 0
 }
 
-func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) (settled int) {
+func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) {
 	b := r.b
 	// The record as it is now decides, not as it was when the doubt began: most
 	// doubts are about a run that is under way elsewhere and ends well there.
@@ -126,26 +116,28 @@ func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) (
 		try := d.p.rec.Try
 		switch err := b.reread(ctx, d.p); {
 		case err != nil:
-			return settled
+			return
 		case d.p.rec.State != Running || d.p.rec.Try != try:
-			settled += r.settle(d, r.guarded(d, func() fate { return b.fromRecord(ctx, d.e, d.p) }))
+			r.settle(d, r.guarded(d, func() fate { return b.fromRecord(ctx, d.e, d.p) }))
 		default:
 			open = append(open, d)
 		}
 	}
 	if len(open) == 0 {
-		return settled
+		return
 	}
 	begun, err := b.Ledger.Now(ctx)
 	if err != nil {
-		return settled
+		return
 	}
 	since := begun
 	byTry := make(map[string]*doubtful, len(open))
 	for _, d := range open {
 		byTry[d.p.rec.Try] = d
-		if d.p.rec.ClaimedAt.Before(since) {
-			since = d.p.rec.ClaimedAt
+		for _, claimed := range []time.Time{d.p.rec.ClaimedAt, d.p.storedAt} { // by the clock of who claimed, and the server's
+			if claimed.Before(since) {
+				since = claimed
+			}
 		}
 	}
 	found := map[*doubtful]RunLog{}
@@ -178,9 +170,8 @@ func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) (
 		default:
 			continue
 		}
-		settled += r.settle(d, f)
+		r.settle(d, f)
 	}
-	return settled
 }
 
 // receipted ends a pair by its receipt, if there is one.
@@ -201,9 +192,9 @@ func (r *reconciler) guarded(d *doubtful, decide func() fate) (f fate) {
 
 // settle lets go of a pair that is no longer in doubt, unless it was handed
 // back meanwhile.
-func (r *reconciler) settle(d *doubtful, f fate) int {
+func (r *reconciler) settle(d *doubtful, f fate) {
 	if f.kind == inDoubt {
-		return 0
+		return
 	}
 	r.mu.Lock()
 	held := r.open[d.p.key] == d
@@ -212,7 +203,7 @@ func (r *reconciler) settle(d *doubtful, f fate) int {
 	}
 	r.mu.Unlock()
 	if !held {
-		return 0
+		return
 	}
 	if f.kind == ended {
 		r.b.answer(d.e, d.p)
@@ -220,5 +211,4 @@ func (r *reconciler) settle(d *doubtful, f fate) int {
 	} else {
 		d.e.d.Settle.Nak(f.delay)
 	}
-	return 1
 }

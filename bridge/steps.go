@@ -171,6 +171,7 @@ func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Recor
 		case ours && p.rec.State == Running: // a write of ours that was stored late: once more
 		case ours && p.rec.State == UnknownSt && rec.State != UnknownSt: // R6
 		case wasUnknown && p.rec.State == UnknownSt && p.rec.Try == try: // it was only marked as published (R6)
+		case ours && p.rec.State == Waiting && rec.State.Final(): // R6: given up for a repetition that nobody has begun (R17)
 		case wasRunning && p.rec.State == "": // the ledger was lost; what we know of the run is not
 		default:
 			return b.fromRecord(ctx, e, p)
@@ -363,7 +364,9 @@ func (b *Bridge) failureIn(p *pair, log RunLog) *Failure {
 // safe to repeat, or a route that chose to, tries again, once for the route
 // (R17); everything else is held for a person (guarantee 5).
 func (b *Bridge) undecided(ctx context.Context, e *occurrence, p *pair, f *Failure) fate {
-	if h := p.handler; h != nil && h.Action != nil && p.rec.State == Running && p.rec.Attempts < h.Retry.Attempts {
+	h := p.handler
+	same := h != nil && h.Action != nil && actionName(h.Action) == p.frozen.Action // another action's run would repeat nothing (R2)
+	if same && p.rec.State == Running && p.rec.Attempts < h.Retry.Attempts {
 		chosen := h.OnUnknown == "retry" && p.rec.Unclear == 0
 		if chosen || h.Action.Safe {
 			step := &Failure{Kind: Temporary, Reason: ReasonOutcomeUnknown}

@@ -57,7 +57,8 @@ var house = map[string]struct {
 		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/native", "bridge/bus", "bridge/ledger",
 		"bridge/deadletter", "bridge/natsd", "bridge/admin", "bridge/telemetry", "bridge/ingress", "bridge/membrane", "bridge/sandbox",
 	}, "app puts everything together, and nothing but cmd stands above it"},
-	"bridge/bridgetest": {[]string{"config", "bridge", "bridge/cloudevent", "bridge/app", "bridge/natsd", "bridge/sandbox"}, "tests see a bridge as its users do"},
+	"bridge/bridgetest":       {[]string{"config", "bridge", "bridge/cloudevent", "bridge/app", "bridge/natsd", "bridge/sandbox"}, "tests see a bridge as its users do"},
+	"bridge/bridgetest/proxy": {nil, "the tests of the packages that bridgetest runs use it, too"},
 	"cmd/bridge8x8": {[]string{
 		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/app", "bridge/admin", "bridge/membrane", "bridge/sandbox", "bridge/telemetry",
 	}, "cmd parses flags and prints; what it runs is in bridge/app, where tests can reach it"},
@@ -88,7 +89,7 @@ var outside = []struct {
 	{"expvar", nil, "it registers itself on the global mux"},
 	{"net/http/pprof", nil, "it registers itself on the global mux"},
 	{"net/http/httptest", nil, "it is for tests, and adds flags to the program"},
-	{"testing", []string{"bridge/bridgetest"}, "it is for tests, and adds flags to the program"},
+	{"testing", []string{"bridge/bridgetest", "bridge/bridgetest/proxy"}, "it is for tests, and adds flags to the program"},
 	{"github.com/google/go-cmp", []string{"bridge/bridgetest"}, "it is for tests, and panics where it cannot compare"},
 	{"go.uber.org/goleak", []string{"bridge/bridgetest"}, "it is for tests"},
 	{"pgregory.net/rapid", nil, "it is for tests"},

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/bridge8x8/bridge8x8/bridge/bridgetest/proxy"
 	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
 	"github.com/bridge8x8/bridge8x8/bridge/natsd"
 )
@@ -129,7 +130,7 @@ func TestStoreDisconnected(t *testing.T) {
 	server := startServer(t, natsd.Options{})
 	witness := connect(t, server.ClientURL())
 	makeStream(t, witness, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
-	p := startProxy(t, server.Addr().String())
+	p := proxy.Start(t, server.Addr().String())
 	c := connect(t, p.URL())
 
 	p.Lose(true)
@@ -173,7 +174,7 @@ func TestStoreGivenUp(t *testing.T) {
 	server := startServer(t, natsd.Options{})
 	witness := connect(t, server.ClientURL())
 	makeStream(t, witness, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
-	p := startProxy(t, server.Addr().String())
+	p := proxy.Start(t, server.Addr().String())
 	c := connect(t, p.URL())
 
 	p.Hold(true, false)
@@ -215,7 +216,7 @@ func TestStoreGivenUp(t *testing.T) {
 func TestStoreUnanswered(t *testing.T) {
 	t.Parallel()
 	server := startServer(t, natsd.Options{})
-	p := startProxy(t, server.Addr().String())
+	p := proxy.Start(t, server.Addr().String())
 	c := connect(t, p.URL())
 	makeStream(t, c, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 	p.Lose(true)
@@ -227,7 +228,7 @@ func TestStoreUnanswered(t *testing.T) {
 func TestStoreWhenClosed(t *testing.T) {
 	t.Parallel()
 	server := startServer(t, natsd.Options{})
-	p := startProxy(t, server.Addr().String())
+	p := proxy.Start(t, server.Addr().String())
 	c := connect(t, p.URL())
 	makeStream(t, c, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
 	p.Hold(false, true)

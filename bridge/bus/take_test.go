@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/bridge8x8/bridge8x8/bridge"
+	"github.com/bridge8x8/bridge8x8/bridge/bridgetest/proxy"
 	"github.com/bridge8x8/bridge8x8/bridge/natsd"
 )
 
@@ -273,7 +274,7 @@ func TestTakeQuiet(t *testing.T) {
 	server := startServer(t, natsd.Options{})
 	witness := connect(t, server.ClientURL())
 	orders(t, witness)
-	p := startProxy(t, server.Addr().String())
+	p := proxy.Start(t, server.Addr().String())
 	c := connect(t, p.URL())
 	h := take(t, c, handOptions{workers: workers})
 	publish(t, witness, 1, 1)
@@ -336,7 +337,7 @@ func TestTakeReconnects(t *testing.T) {
 	server := startServer(t, natsd.Options{})
 	witness := connect(t, server.ClientURL())
 	orders(t, witness)
-	p := startProxy(t, server.Addr().String())
+	p := proxy.Start(t, server.Addr().String())
 	c := connect(t, p.URL())
 	h := take(t, c, handOptions{workers: 4})
 	for round := range 3 {
@@ -357,7 +358,7 @@ func TestTakeAcksAfterReconnect(t *testing.T) {
 	server := startServer(t, natsd.Options{})
 	witness := connect(t, server.ClientURL())
 	orders(t, witness)
-	p := startProxy(t, server.Addr().String())
+	p := proxy.Start(t, server.Addr().String())
 	c := connect(t, p.URL())
 	h := take(t, c, handOptions{workers: 2})
 	publish(t, witness, 1, 1)

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/bridge8x8/bridge8x8/bridge"
+	"github.com/bridge8x8/bridge8x8/bridge/bridgetest/proxy"
 	"github.com/bridge8x8/bridge8x8/bridge/bus"
 	"github.com/bridge8x8/bridge8x8/bridge/ledger"
 	"github.com/bridge8x8/bridge8x8/bridge/natsd"
@@ -203,19 +204,19 @@ func TestUnclear(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name   string
-		breaks func(*proxy)
-		mend   func(*proxy)
+		breaks func(*proxy.Proxy)
+		mend   func(*proxy.Proxy)
 		early  bool // whether it is stored before the line is mended
 	}{
-		{"answer lost", func(p *proxy) { p.Lose(true) }, func(p *proxy) { p.Lose(false) }, true},
-		{"stored late", func(p *proxy) { p.Hold(true) }, func(p *proxy) { p.Hold(false) }, false},
+		{"answer lost", func(p *proxy.Proxy) { p.Lose(true) }, func(p *proxy.Proxy) { p.Lose(false) }, true},
+		{"stored late", func(p *proxy.Proxy) { p.Hold(true, false) }, func(p *proxy.Proxy) { p.Hold(false, false) }, false},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			ctx := within(t)
 			server := startServer(t)
-			p := startProxy(t, server.Addr().String())
+			p := proxy.Start(t, server.Addr().String())
 			l := open(t, options(connect(t, p.URL())))
 			witness := open(t, options(connect(t, server.ClientURL())))
 
@@ -250,7 +251,7 @@ func TestUnclearWhenCut(t *testing.T) {
 	t.Parallel()
 	ctx := within(t)
 	server := startServer(t)
-	p := startProxy(t, server.Addr().String())
+	p := proxy.Start(t, server.Addr().String())
 	l := open(t, options(connect(t, p.URL())))
 	witness := open(t, options(connect(t, server.ClientURL())))
 
