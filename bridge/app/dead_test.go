@@ -214,6 +214,7 @@ func TestReplayOfAnUnknownThatHappened(t *testing.T) {
 		Sandbox: &bridgetest.Sandbox{Server: inside.Server, URL: front.URL}, LogMargin: 100 * time.Millisecond,
 		Env: map[string]string{"MEMBRANE_RUN_LIMIT": "1s"},
 	})
+	inside.SetWebhook("", "") // a receipt would tell
 	o := watch(t, b.NATSURL)
 	key := shopKey("1", "order-shipped", 0)
 	// Half an answer, and no connection that is cut: the proxy would answer for it.

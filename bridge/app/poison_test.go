@@ -112,17 +112,27 @@ func TestEventThatKillsTheProcess(t *testing.T) {
 	})
 	b.awaitIdle()
 
-	others := slices.Delete(slices.Clone(ids), 20, 21)
+	// A run that was claimed and not sent when the process died is held; nobody could
+	// tell it from one that was sent. It had no effect, and is not repeated.
+	var poisoned []letter
+	held := map[string]bool{}
+	for _, l := range b.letters() {
+		if strings.HasSuffix(l.Subject, ".outcome_unknown") {
+			held[l.Header.Get("Bridge8x8-Cause-Id")] = true
+		} else {
+			poisoned = append(poisoned, l)
+		}
+	}
+	others := slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return id == "evt-020" || held[id] })
 	if err := errors.Join(
 		expectCounts(once(others), counts(b.results())),
 		expectCounts(once(others), counts(bridgetest.ByEvent(box.Effects()))),
 	); err != nil {
 		t.Error(err)
 	}
-	letters := b.letters()
-	if len(letters) != 1 || letters[0].Subject != "bridge.dead._.malformed" || letters[0].Data != structured("evt-020") ||
-		!strings.Contains(letters[0].Header.Get("Bridge8x8-Message"), "the process that decoded and mapped it ended") {
-		t.Errorf("dead letters: %v", letters)
+	if len(poisoned) != 1 || poisoned[0].Subject != "bridge.dead._.malformed" || poisoned[0].Data != structured("evt-020") ||
+		!strings.Contains(poisoned[0].Header.Get("Bridge8x8-Message"), "the process that decoded and mapped it ended") {
+		t.Errorf("dead letters: %v", poisoned)
 	}
 	if deaths < 2 || deaths > 5 {
 		t.Errorf("%d processes died of it, want 3 deliveries that are not marked and 2 that are", deaths)
@@ -143,8 +153,8 @@ func TestEventThatKillsTheProcess(t *testing.T) {
 	if code := served.Terminate(); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
-	if diff := cmp.Diff(1, b.count("BRIDGE_DEAD")); diff != "" {
+	if diff := cmp.Diff(1+len(held), b.count("BRIDGE_DEAD")); diff != "" {
 		t.Error(diff)
 	}
-	t.Logf("%d processes died of it; %d other events had one effect and one result each", deaths, len(others))
+	t.Logf("%d processes died of it; %d other events had one effect and one result each, %d were held", deaths, len(others), len(held))
 }

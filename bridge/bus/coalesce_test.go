@@ -151,7 +151,7 @@ func TestCoalesceClosedWhileFull(t *testing.T) {
 // order is kept.
 func TestCoalesceManyWriters(t *testing.T) {
 	t.Parallel()
-	const writers, each = 16, 2000
+	const writers, each = 16, 500
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -172,6 +172,7 @@ func (s *Letters) List(ctx context.Context, f LetterFilter) ([]Letter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the dead letters: %w", err)
 	}
+	defer drop(st, cons)
 	var letters []Letter
 	for {
 		batch, err := cons.FetchNoWait(500)

@@ -256,6 +256,7 @@ func (o *Outbox) held(ctx context.Context, key bridge.Key, route string) (st jet
 	if err != nil {
 		return nil, nil, err
 	}
+	defer drop(st, cons)
 	for {
 		batch, err := cons.FetchNoWait(256)
 		if err != nil {
@@ -280,6 +281,14 @@ func (o *Outbox) held(ctx context.Context, key bridge.Key, route string) (st jet
 			return st, found, nil
 		}
 	}
+}
+
+// drop removes a consumer that has been read to its end: the server would keep it
+// for minutes, and a stream has only so many.
+func drop(st jetstream.Stream, cons jetstream.Consumer) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	_ = st.DeleteConsumer(ctx, cons.CachedInfo().Name)
 }
 
 // Held implements bridge.Outbox.

@@ -19,7 +19,7 @@ import (
 // Each of many stores that are under way at once gets its own answer.
 func TestStoreManyAtOnce(t *testing.T) {
 	t.Parallel()
-	const many = 10_000
+	const many = 1000
 	c := connect(t, startServer(t, natsd.Options{}).ClientURL())
 	makeStream(t, c, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.*"}, Storage: jetstream.MemoryStorage})
 	ctx := within(t)

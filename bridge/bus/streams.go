@@ -128,7 +128,7 @@ const (
 // its folder in the background, under the feet of who makes the next.
 func (c *Conn) Room(ctx context.Context, n Names, want int64, replicas int) (room int64, release func() error, err error) {
 	probe := jetstream.StreamConfig{
-		Storage: jetstream.FileStorage, MaxBytes: want, Replicas: max(1, replicas),
+		Storage: jetstream.FileStorage, MaxBytes: want + 1, Replicas: max(1, replicas), // it keeps one byte for itself
 		Description: "bridge8x8: is there room for its streams?",
 	}
 	for {

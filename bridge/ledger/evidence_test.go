@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/bridge8x8/bridge8x8/bridge"
+	"github.com/bridge8x8/bridge8x8/bridge/bridgetest/proxy"
 )
 
 // What is kept beside a record is found by it, lives as long as it may be of
@@ -115,7 +116,7 @@ func TestUnknownThatCannotBeNoted(t *testing.T) {
 	t.Parallel()
 	ctx := within(t)
 	server := startServer(t)
-	p := startProxy(t, server.Addr().String())
+	p := proxy.Start(t, server.Addr().String())
 	l := open(t, options(connect(t, p.URL())))
 	witness := open(t, options(connect(t, server.ClientURL())))
 	rev := put(t, l, key("1"), record(bridge.Running), 0)
