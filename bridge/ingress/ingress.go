@@ -350,10 +350,7 @@ func (h *handler) serveNative(secret string, hasSecret bool, w http.ResponseWrit
 	if a != nil {
 		return *a
 	}
-	event, err := native.Convert(body, time.Now())
-	if err != nil {
-		return refuse(http.StatusBadRequest, "not_json", err.Error())
-	}
+	event := native.Convert(r.Header, body, time.Now())
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), nativeLimit)
 	defer cancel()
 	if receipt, ok := native.ParseReceipt(&event); ok && h.Correlate != nil {
