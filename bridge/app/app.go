@@ -531,6 +531,7 @@ func (a *App) serve() (stop func(), failed chan error, err error) {
 			Accept: bus.Intake{Conn: a.conn, Names: a.names}, Correlate: a.correlate,
 			Tokens: a.o.Env.Bridge.HTTPTokens, WebhookSecret: a.o.Env.Bridge.WebhookSecret, WebhookAuth: a.o.Env.Bridge.WebhookAuth,
 			Webhooks: a.file.Webhooks, Origins: a.o.Env.Bridge.HTTPOrigins, Rate: a.o.Env.Bridge.HTTPRate,
+			Answer: a.table.Answer, Wrap: a.table.Wrap,
 			MaxEvent: a.o.Env.Bridge.MaxEvent, Commands: a.o.Env.Bridge.Commands, Ready: a.notReady, Logger: a.log,
 		})
 		if err != nil {
