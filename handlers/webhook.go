@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"mime"
-	"net/http"
 	"strings"
 	"unicode/utf8"
 
@@ -90,10 +89,10 @@ func plain(value any) any {
 func (t *Table) Wraps(webhook string) bool { return t.wraps[webhook] != nil }
 
 // Wrap makes a CloudEvent of what was posted to a webhook, whose data is the body
-// as it came. The same body with the same headers gives the same source and id:
+// as it came. header is as net/http has it. The same body with the same headers gives the same source and id:
 // where the configuration names no id, it is made of the body. The error is a
 // *MappingError.
-func (t *Table) Wrap(webhook string, header http.Header, body []byte) (event.Event, error) {
+func (t *Table) Wrap(webhook string, header map[string][]string, body []byte) (event.Event, error) {
 	w := t.wraps[webhook]
 	if w == nil {
 		return event.Event{}, &MappingError{Msg: "the webhook takes CloudEvents only"}
@@ -155,8 +154,8 @@ func (t *template) attribute(v *View, to *string) error {
 	return nil
 }
 
-func mediaType(header http.Header, body []byte) string {
-	media, _, err := mime.ParseMediaType(header.Get("Content-Type"))
+func mediaType(header map[string][]string, body []byte) string {
+	media, _, err := mime.ParseMediaType(strings.Join(header["Content-Type"], ","))
 	isJSON := strings.HasSuffix(media, "/json") || strings.HasSuffix(media, "+json")
 	switch {
 	case err != nil && json.Valid(body):
@@ -171,7 +170,7 @@ func mediaType(header http.Header, body []byte) string {
 // newRequestView is the view of a request that is no event: "headers", their names
 // in small letters and without those that prove who sends, and "body", which is
 // JSON, or else a text.
-func newRequestView(header http.Header, body []byte) *View {
+func newRequestView(header map[string][]string, body []byte) *View {
 	headers := make(map[string]any, len(header))
 	for name, values := range header {
 		switch name = strings.ToLower(name); name {

@@ -88,7 +88,7 @@ type Options struct {
 	Answer func(*event.Event) (body []byte, ok bool, err error)
 	// Wrap makes a CloudEvent of what was posted to a webhook with an event mapping.
 	// Required if there is one.
-	Wrap func(webhook string, header http.Header, body []byte) (event.Event, error)
+	Wrap func(webhook string, header map[string][]string, body []byte) (event.Event, error)
 
 	// Origins are the WebHook-Request-Origin values that the OPTIONS handshake
 	// grants; "*" grants any. Without one no origin is granted, and deliveries are
@@ -399,13 +399,12 @@ func (h *handler) serveNative(secret string, hasSecret bool, w http.ResponseWrit
 		}
 		c.extend(event.SetExtension)
 	}
-	e := cloudevent.Event{Event: event, RawSource: event.Source(), RawID: event.ID()}
-	header, data, err := cloudevent.ToNATS(&e, cloudevent.Structured)
+	m, err := stored(event)
 	if err != nil {
 		// Convert makes valid events; only a correlation could have spoilt it.
 		return unavailable(fmt.Errorf("write 8x8's webhook as an event: %w", err))
 	}
-	if err := h.Accept.Accept(ctx, []cloudevent.Message{{Event: e, Header: header, Data: data}}); err != nil {
+	if err := h.Accept.Accept(ctx, []cloudevent.Message{m}); err != nil {
 		return notStored(err)
 	}
 	seen.Events = 1

@@ -3,6 +3,8 @@ package ingress
 import (
 	"context"
 	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -134,9 +136,12 @@ func (h *handler) takeWrapped(ctx context.Context, e *endpoint, r *http.Request,
 	return answer{status: http.StatusAccepted}
 }
 
-// stored is an event as it is written to the bus.
+// stored is an event that we made, as it is written to the bus. Its sender, who
+// knows of no CloudEvents, posts it again when our answer is lost: it is stored
+// once.
 func stored(made event.Event) (cloudevent.Message, error) {
 	e := cloudevent.Event{Event: made, RawSource: made.Source(), RawID: made.ID()}
 	header, data, err := cloudevent.ToNATS(&e, cloudevent.Structured)
-	return cloudevent.Message{Event: e, Header: header, Data: data}, err
+	sum := sha256.Sum256([]byte(made.Source() + "\x00" + made.ID()))
+	return cloudevent.Message{Event: e, Header: header, Data: data, Once: hex.EncodeToString(sum[:16])}, err
 }

@@ -175,15 +175,15 @@ func TestDeclaredWebhooks(t *testing.T) {
 	github.Secrets = []config.Secret{"hub-secret"}
 	body := `{"action":"opened"}`
 	signed := func(secret, body string) string { return "sha256=" + hex.EncodeToString(sum(secret, body)) }
-	wrap := func(webhook string, header http.Header, body []byte) (event.Event, error) {
+	wrap := func(webhook string, header map[string][]string, body []byte) (event.Event, error) {
 		e := event.New()
-		switch header.Get("X-Github-Event") {
+		switch http.Header(header).Get("X-Github-Event") {
 		case "run":
 			e.SetType("com.8x8.run.send-sms")
 		case "":
 			return e, errors.New("bridge.yaml:4:1: no type")
 		default:
-			e.SetType("com.github." + header.Get("X-Github-Event"))
+			e.SetType("com.github." + http.Header(header).Get("X-Github-Event"))
 		}
 		e.SetSource("/webhooks/" + webhook)
 		e.SetID("d-1")
