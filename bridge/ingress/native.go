@@ -108,7 +108,7 @@ func (h *handler) answerTo(e *event.Event) answer {
 		}
 	}
 	a := refuse(http.StatusNotImplemented, "no_answer", "no answer is configured for this webhook; the event is stored")
-	a.cause = fmt.Errorf("8x8 asks %s: give the webhook %q an entry for it under answers:", e.Type(), nativeName)
+	a.cause = fmt.Errorf("8x8 asks for an answer: give the webhook %q an entry for %s under answers", nativeName, e.Type())
 	return a
 }
 

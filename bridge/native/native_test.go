@@ -107,7 +107,7 @@ func TestSamples(t *testing.T) {
 					t.Errorf("%q is in an attribute: %s", word, attributes)
 				}
 			}
-			if word := strings.SplitN(name, "-", 2)[0]; !strings.Contains(e.Type(), "."+word) {
+			if word, _, _ := strings.Cut(name, "-"); !strings.Contains(e.Type(), "."+word) {
 				t.Errorf("%s is of type %s", name, e.Type())
 			}
 		})
