@@ -22,6 +22,10 @@ type Webhook struct {
 	Bearer []Secret // one or two live tokens
 	// Signature is what a body's signature must look like; nil asks for none.
 	Signature *Signature
+	// Authorizations are whole Authorization values, such as "Basic …": one or two.
+	Authorizations []Secret
+	// JWT is what a signed bearer token must be; nil asks for none.
+	JWT *JWT
 	// Addresses are where requests may come from, empty for anywhere; Proxies are
 	// the only peers whose X-Forwarded-For is believed.
 	Addresses, Proxies []netip.Prefix
@@ -30,9 +34,8 @@ type Webhook struct {
 
 	// The rest is of the entry named Native only.
 
-	// Secrets and Authorizations are as BRIDGE_WEBHOOK_SECRET and
-	// BRIDGE_WEBHOOK_AUTHORIZATION, one or two each, beside those.
-	Secrets, Authorizations []Secret
+	// Secrets are as BRIDGE_WEBHOOK_SECRET, one or two beside it.
+	Secrets []Secret
 	// Keys is the address of Contact Center's public keys, with {kid} in it; empty
 	// checks no x-8x8-signature.
 	Keys string
@@ -42,7 +45,14 @@ type Webhook struct {
 
 // Authenticated says whether the configuration of a webhook asks for any proof.
 func (w *Webhook) Authenticated() bool {
-	return len(w.Bearer)+len(w.Secrets)+len(w.Authorizations)+len(w.Addresses) > 0 || w.Signature != nil || w.Keys != ""
+	return len(w.Bearer)+len(w.Secrets)+len(w.Authorizations)+len(w.Addresses) > 0 || w.Signature != nil || w.JWT != nil || w.Keys != ""
+}
+
+// JWT is a bearer token that an OAuth server signed, with RS256 or ES256.
+type JWT struct {
+	Issuer   string // of the token, exactly
+	Audience string // one of the token's
+	Keys     string // address of the server's key set (JWKS)
 }
 
 // WebhookEvent are texts that may hold ${ jq } over {"headers": …, "body": …}; the
@@ -161,22 +171,28 @@ func (d *decoder) template(o object, key string) Value {
 }
 
 func (d *decoder) webhookAuth(w *Webhook, v Value, native bool) {
-	keys := []string{"bearer", "signature", "addresses", "proxies"}
+	keys := []string{"bearer", "authorization", "jwt", "signature", "addresses", "proxies"}
 	if native {
-		keys = []string{"secret", "authorization", "signature", "keys", "addresses", "proxies"}
+		keys = []string{"secret", "authorization", "jwt", "signature", "keys", "addresses", "proxies"}
 	}
 	o := d.object(v, "auth", keys...)
 	if native {
-		w.Secrets, w.Authorizations = d.secrets(o, "secret", false), d.secrets(o, "authorization", true)
+		w.Secrets = d.secrets(o, "secret", false)
 		if text, ok := d.text(o, "keys"); ok {
-			u, err := url.Parse(text)
-			if err != nil || u.Scheme != "https" && !Loopback(u.Host) || u.Host == "" || strings.Count(text, "{kid}") != 1 || strings.Contains(u.Host, "{") {
+			if !secureAddress(text) || strings.Count(text, "{kid}") != 1 {
 				d.fail(o.pos("keys"), "bad-address", "write https://api.8x8.com/chat-gateway/v1/jwk/{kid}/public", `"keys" must be an https address with {kid} in its path`)
 			}
 			w.Keys = text
 		}
 	} else {
 		w.Bearer = d.secrets(o, "bearer", false)
+	}
+	w.Authorizations = d.secrets(o, "authorization", true)
+	if j, ok := o.get("jwt"); ok {
+		w.JWT = d.jwt(j)
+	}
+	if n := count(o, "bearer", "authorization", "jwt"); n > 1 && !native {
+		d.fail(v.Pos, "bad-value", "keep one of them", "bearer, authorization and jwt are all about the Authorization header, and all that is asked for must fit")
 	}
 	if s, ok := o.get("signature"); ok {
 		w.Signature = d.signature(s)
@@ -188,6 +204,38 @@ func (d *decoder) webhookAuth(w *Webhook, v Value, native bool) {
 	if v.Kind == KindMap && !slices.ContainsFunc(keys, o.has) {
 		d.fail(v.Pos, "missing-key", "", "auth has none of %s", andList(keys))
 	}
+}
+
+func count(o object, keys ...string) (n int) {
+	for _, key := range keys {
+		if o.has(key) {
+			n++
+		}
+	}
+	return n
+}
+
+// secureAddress says whether nobody between here and there can change what it says.
+func secureAddress(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.Host != "" && !strings.Contains(u.Host, "{") && (u.Scheme == "https" || u.Scheme == "http" && Loopback(u.Host))
+}
+
+func (d *decoder) jwt(v Value) *JWT {
+	o := d.object(v, "jwt", "issuer", "audience", "keys")
+	var j JWT
+	for _, c := range []struct {
+		key string
+		to  *string
+	}{{"issuer", &j.Issuer}, {"audience", &j.Audience}, {"keys", &j.Keys}} {
+		if _, ok := d.required(o, c.key); ok {
+			*c.to, _ = d.text(o, c.key)
+		}
+	}
+	if j.Keys != "" && !secureAddress(j.Keys) {
+		d.fail(o.pos("keys"), "bad-address", "such as https://login.example.com/.well-known/jwks.json", `"keys" must be an https address`)
+	}
+	return &j
 }
 
 // secrets are the one or two live values of a secret.

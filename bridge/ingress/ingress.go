@@ -150,6 +150,8 @@ type endpoint struct {
 	// Of a declared webhook only. All that is asked for must fit.
 	name               string
 	signature          *config.Signature
+	authorizations     tokens
+	jwt                *bearer
 	addresses, proxies []netip.Prefix
 	wraps              bool
 }
@@ -195,6 +197,7 @@ func New(o Options) (http.Handler, error) {
 			return nil, fmt.Errorf("webhook %q: no Wrap to make events with", w.Name)
 		}
 		e := endpointAt("/webhooks/"+w.Name, w.Bearer)
+		e.authorizations, e.jwt = newTokens(w.Authorizations), newBearer(w.JWT)
 		e.name, e.signature, e.addresses, e.proxies, e.wraps = w.Name, w.Signature, w.Addresses, w.Proxies, w.Event != nil
 		h.webhooks[w.Name] = e
 	}
@@ -262,6 +265,13 @@ func (h *handler) serveEvents(e *endpoint, w http.ResponseWriter, r *http.Reques
 		return refuse(http.StatusForbidden, "address_not_allowed", "the sender's address is not one of those that are allowed here")
 	}
 	a, byQuery := e.tokens.check(r)
+	if a == nil && len(e.authorizations) > 0 && !e.authorizations.fit(r.Header.Get("Authorization")) {
+		refusal := unauthorized("the Authorization header is not the one that is configured")
+		a = &refusal
+	}
+	if a == nil && e.jwt != nil {
+		a = e.checkToken(r)
+	}
 	if a != nil {
 		return *a
 	}
@@ -375,7 +385,7 @@ func (h *handler) serveNative(secret string, hasSecret bool, w http.ResponseWrit
 	if r.Method != http.MethodPost {
 		return refuse(http.StatusMethodNotAllowed, "method_not_allowed", "use POST").with("Allow", "POST")
 	}
-	if refusal := h.native.beforeBody(secret, hasSecret, r); refusal != nil {
+	if refusal := h.native.beforeBody(r.Context(), secret, hasSecret, r); refusal != nil {
 		return *refusal
 	}
 	if err := h.ready(); err != nil {

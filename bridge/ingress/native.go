@@ -25,6 +25,7 @@ type proofs struct {
 	secrets, authorizations tokens
 	signature               *config.Signature
 	keys                    *keyring
+	jwt                     *bearer
 	addresses, proxies      []netip.Prefix
 }
 
@@ -36,7 +37,7 @@ func newProofs(o *Options) proofs {
 			continue
 		}
 		secrets, authorizations = append(secrets, w.Secrets...), append(authorizations, w.Authorizations...)
-		p.signature, p.addresses, p.proxies = w.Signature, w.Addresses, w.Proxies
+		p.signature, p.addresses, p.proxies, p.jwt = w.Signature, w.Addresses, w.Proxies, newBearer(w.JWT)
 		if w.Keys != "" {
 			p.keys = newKeyring(w.Keys)
 		}
@@ -46,14 +47,22 @@ func newProofs(o *Options) proofs {
 }
 
 // beforeBody refuses what no body could prove to be 8x8's.
-func (p *proofs) beforeBody(secret string, hasSecret bool, r *http.Request) *answer {
+func (p *proofs) beforeBody(ctx context.Context, secret string, hasSecret bool, r *http.Request) *answer {
 	if len(p.addresses) > 0 && !comesFrom(r, p.addresses, p.proxies) {
 		refusal := refuse(http.StatusForbidden, "address_not_allowed", "the sender's address is not one of those that are allowed here")
 		return &refusal
 	}
 	// Both are always compared, so that time tells nothing.
 	bySecret, byHeader := p.secrets.fit(secret), p.authorizations.fit(r.Header.Get("Authorization"))
-	open := len(p.secrets)+len(p.authorizations) == 0 && p.signature == nil && p.keys == nil && !hasSecret
+	open := len(p.secrets)+len(p.authorizations) == 0 && p.signature == nil && p.keys == nil && p.jwt == nil && !hasSecret
+	if !bySecret && !byHeader && p.jwt != nil {
+		err := p.jwt.verify(ctx, r, time.Now())
+		if errors.Is(err, errKeys) {
+			a := unavailable(err)
+			return &a
+		}
+		byHeader = err == nil
+	}
 	if !bySecret && !byHeader && !open && !p.signed(r) && !p.gatewaySigned(r) {
 		refusal := unauthorized("neither the secret in the address nor the Authorization header fits what is configured")
 		return &refusal

@@ -196,6 +196,8 @@ func TestDeclaredWebhooks(t *testing.T) {
 	both.Bearer = []config.Secret{"token"}
 	away := hub
 	away.Addresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	basic := hub
+	basic.Authorizations = []config.Secret{"Basic bmV3", "Basic b2xk"}
 	plain := config.Webhook{Name: "hub", Signature: &github}
 	for _, test := range []struct {
 		name   string
@@ -214,6 +216,10 @@ func TestDeclaredWebhooks(t *testing.T) {
 		{"a command", hub, body, []string{"X-Hub-Signature-256", signed("hub-secret", body), "X-Github-Event", "run"}, 403, ""},
 		{"signed without the token", both, body, []string{"X-Hub-Signature-256", signed("hub-secret", body), "X-Github-Event", "issues"}, 401, ""},
 		{"signed with the token", both, body, []string{"X-Hub-Signature-256", signed("hub-secret", body), "X-Github-Event", "issues", "Authorization", "Bearer token"}, 202, "/webhooks/hub d-1 com.github.issues " + body},
+		{"signed without a password", basic, body, []string{"X-Hub-Signature-256", signed("hub-secret", body), "X-Github-Event", "issues"}, 401, ""},
+		{"signed with another password", basic, body, []string{"X-Hub-Signature-256", signed("hub-secret", body), "X-Github-Event", "issues", "Authorization", "Basic bmV"}, 401, ""},
+		{"signed with the old password", basic, body, []string{"X-Hub-Signature-256", signed("hub-secret", body), "X-Github-Event", "issues", "Authorization", "Basic b2xk"}, 202, "/webhooks/hub d-1 com.github.issues " + body},
+		{"the password alone", basic, body, []string{"X-Github-Event", "issues", "Authorization", "Basic b2xk"}, 401, ""},
 		{"from elsewhere", away, body, []string{"X-Hub-Signature-256", signed("hub-secret", body), "X-Github-Event", "issues"}, 403, ""},
 		{"no mapping", plain, body, []string{"X-Hub-Signature-256", signed("hub-secret", body), "X-Github-Event", "issues"}, 415, ""},
 	} {
