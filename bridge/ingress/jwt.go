@@ -14,6 +14,7 @@ import (
 	"io"
 	"math/big"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -88,7 +89,7 @@ func (b *bearer) verify(ctx context.Context, r *http.Request, now time.Time) err
 			ecdsa.Verify(key, sum[:], new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:]))
 	}
 	expires, err := claims.Expires.Float64()
-	if !good || err != nil || claims.Issuer != b.Issuer || !claims.Audience.has(b.Audience) || now.Add(-clockSkew).Unix() >= int64(expires) {
+	if !good || err != nil || claims.Issuer != b.Issuer || !slices.Contains(claims.Audience, b.Audience) || now.Add(-clockSkew).Unix() >= int64(expires) {
 		return errToken
 	}
 	if claims.NotBefore != "" {
@@ -109,15 +110,6 @@ func (a *audience) UnmarshalJSON(raw []byte) error {
 		return nil
 	}
 	return json.Unmarshal(raw, (*[]string)(a))
-}
-
-func (a audience) has(want string) bool {
-	for _, s := range a {
-		if s == want {
-			return true
-		}
-	}
-	return false
 }
 
 func decodePart(part string, v any) bool {
