@@ -58,13 +58,6 @@ const (
 	StartTime Start = "time"
 )
 
-// Webhook is an endpoint served at /webhooks/<name>.
-type Webhook struct {
-	Pos    Pos
-	Name   string
-	Bearer []Secret // one or two live tokens
-}
-
 // Connection is a Membrane connection to 8x8, under the name that routes use.
 type Connection struct {
 	Pos  Pos

@@ -128,42 +128,13 @@ func (d *decoder) start(n *SourceNATS, text string, pos Pos) {
 	d.fail(pos, "bad-start", "write new, all, or a time such as 2026-01-02T15:04:05Z", "%q is no place to start from", text)
 }
 
-func (d *decoder) webhook(v Value, at string) {
-	o := d.object(v, at, "name", "auth")
-	if v.Kind != KindMap {
-		return
-	}
-	w := Webhook{Pos: v.Pos}
-	w.Name = d.name(o, "name")
-	if w.Name == "8x8" {
-		d.fail(o.pos("name"), "reserved-name", "8x8's own webhooks need no entry; choose another name", `the webhook name "8x8" is taken`)
-	}
-	auth, ok := o.get("auth")
-	if ok {
-		a := d.object(auth, "auth", "bearer")
-		bearer, ok := d.required(a, "bearer")
-		switch {
-		case !ok:
-		case bearer.Kind == KindList && (len(bearer.List) < 1 || len(bearer.List) > 2):
-			d.fail(bearer.Pos, "bad-value", "keep the newest token and the one before it", `"bearer" takes one or two tokens, not %d`, len(bearer.List))
-		default:
-			for _, token := range d.texts(a, "bearer") {
-				if secret, ok := d.secret(token, "bearer"); ok {
-					w.Bearer = append(w.Bearer, secret)
-				}
-			}
-		}
-	}
-	d.file.Webhooks = append(d.file.Webhooks, w)
-}
-
-// secret is a text that must not be quoted.
-func (d *decoder) secret(t Typed, key string) (Secret, bool) {
+// secret is a text that must not be quoted. spaces permits them inside.
+func (d *decoder) secret(t Typed, key string, spaces bool) (Secret, bool) {
 	text, ok := d.expand(t.Value, t.Pos, key)
 	switch {
 	case !ok:
 		return "", false
-	case text == "" || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || unicode.IsControl(r) }):
+	case text == "" || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' && (r != ' ' || !spaces) || unicode.IsControl(r) }):
 		d.fail(t.Pos, "bad-secret", "", "%q must not be empty, and must hold no spaces or line breaks", key)
 		return "", false
 	case text == t.Value:

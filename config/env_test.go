@@ -347,6 +347,36 @@ error: BRIDGE_NATS_ADDR (:4222) listens beyond loopback without authentication f
 }
 
 // The reference is what the README shows: every variable once, with words.
+// Any proof that a webhook's entry asks for is authentication.
+func TestCheckListenersOfSignedWebhooks(t *testing.T) {
+	t.Parallel()
+	e, problems := config.LoadEnv(map[string]string{"BRIDGE_HTTP_ADDR": ":8080", "BRIDGE_HTTP_TOKEN": "a"})
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	const bearer = "auth: {bearer: '${SHOP_TOKEN}'}"
+	for _, c := range []struct {
+		auth, other string
+		open        int
+	}{
+		{"", "", 2},
+		{"answers: {}", bearer, 1},
+		{"auth: {secret: '${SHOP_TOKEN}'}", bearer, 0},
+		{"auth: {authorization: ['${SHOP_TOKEN}', 'Basic ${OLD_TOKEN}']}", "event: {type: t}", 1},
+		{"auth: {signature: {preset: 8x8, secret: '${SHOP_TOKEN}'}}", "auth: {signature: {preset: github, secret: '${SHOP_TOKEN}'}}", 0},
+		{"auth: {keys: 'https://api.8x8.com/chat-gateway/v1/jwk/{kid}/public'}", bearer, 0},
+		{"auth: {addresses: [52.220.117.120, 10.0.0.0/8], proxies: '::ffff:10.0.0.1'}", "auth: {addresses: 2001:db8::/32}", 0},
+	} {
+		f, problems := config.Parse("x.yaml", []byte("webhooks:\n- name: 8x8\n  "+c.auth+"\n- name: shop\n  "+c.other+"\nroutes: []\n"), variables)
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		if got := e.CheckListeners(f); len(got) != c.open {
+			t.Errorf("%s: %v", c.auth, got)
+		}
+	}
+}
+
 func TestEnvReference(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -41,12 +42,12 @@ func (e *Env) CheckListeners(f *File) Problems {
 		if len(b.HTTPTokens) == 0 {
 			open(Pos{}, "BRIDGE_HTTP_ADDR", b.HTTPAddr, "POST /events", "set BRIDGE_HTTP_TOKEN")
 		}
-		if b.WebhookSecret == "" && b.WebhookAuth == "" {
+		if b.WebhookSecret == "" && b.WebhookAuth == "" && !f.nativeAuthenticated() {
 			open(Pos{}, "BRIDGE_HTTP_ADDR", b.HTTPAddr, "POST /webhooks/8x8", "set BRIDGE_WEBHOOK_SECRET or BRIDGE_WEBHOOK_AUTHORIZATION")
 		}
 		if f != nil {
 			for _, w := range f.Webhooks {
-				if len(w.Bearer) == 0 {
+				if w.Name != Native && !w.Authenticated() {
 					open(w.Pos, "BRIDGE_HTTP_ADDR", b.HTTPAddr, "POST /webhooks/"+w.Name, `give the webhook auth: {bearer: "${NAME}"}`)
 				}
 			}
@@ -62,3 +63,8 @@ func (e *Env) CheckListeners(f *File) Problems {
 }
 
 func beyond(addr string) bool { return addr != "" && !Loopback(addr) }
+
+// nativeAuthenticated says whether the file asks 8x8's own webhooks for a proof.
+func (f *File) nativeAuthenticated() bool {
+	return f != nil && slices.ContainsFunc(f.Webhooks, func(w Webhook) bool { return w.Name == Native && w.Authenticated() })
+}

@@ -46,6 +46,7 @@ func Compile(f *config.File, cat *catalog.Catalog, o Options) (*Table, config.Pr
 	for i := range f.Routes {
 		t.add(c.handler(&f.Routes[i]), f.Routes[i].On)
 	}
+	c.webhooks(t)
 	if o.Commands {
 		for _, a := range cat.All() {
 			if a.Key != "" {

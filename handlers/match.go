@@ -25,6 +25,9 @@ type Table struct {
 	// in file order. patterns are those that take types which no route names.
 	byType   map[string][]*Handler
 	patterns []pattern
+
+	answers map[string]*template // by the type of 8x8's question
+	wraps   map[string]*wrap     // by the name of the webhook
 }
 
 // pattern takes every type that is longer than prefix and begins with it.

@@ -41,6 +41,8 @@ type View struct {
 
 	building sync.Once
 	built    map[string]any
+
+	request map[string]any // instead of an event: see newRequestView
 }
 
 // payload is an event's data: value under ".data", or base64 under ".data_base64".
@@ -97,6 +99,9 @@ func (v *View) decode() payload {
 // at is the value at a path of names. Of JSON it reads no other value. The error
 // is a *noObjectError for a name in a value that has none.
 func (v *View) at(path []string) (any, error) {
+	if v.request != nil {
+		return v.inRequest(path)
+	}
 	if err := v.check(); err != nil {
 		return nil, err
 	}
@@ -129,6 +134,9 @@ func isJSON(e *event.Event) bool {
 
 // object is the whole event, built once, for expressions that are more than a path.
 func (v *View) object() (map[string]any, error) {
+	if v.request != nil {
+		return v.request, nil
+	}
 	data, err := v.data()
 	if err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/nats-io/nats.go"
 
 	"github.com/bridge8x8/bridge8x8/bridge"
@@ -80,7 +81,8 @@ type App struct {
 	unlistenRequests func()
 
 	ready   chan struct{}
-	pending atomic.Pointer[string] // what it is waiting for; nil once it is ready
+	pending atomic.Pointer[string]         // what it is waiting for; nil once it is ready
+	serving atomic.Pointer[handlers.Table] // table, for the webhooks: they wait for no reload
 }
 
 const (
@@ -118,6 +120,7 @@ func New(o Options) (*App, error) {
 		return nil, err
 	}
 	a.file, a.table = file, table
+	a.serving.Store(table)
 	if a.client, err = a.membrane(); err != nil {
 		return nil, err
 	}
@@ -595,6 +598,10 @@ func (a *App) serve() (stop func(), failed chan error, err error) {
 			Accept: bus.Intake{Conn: a.conn, Names: a.names}, Correlate: a.correlate,
 			Tokens: a.o.Env.Bridge.HTTPTokens, WebhookSecret: a.o.Env.Bridge.WebhookSecret, WebhookAuth: a.o.Env.Bridge.WebhookAuth,
 			Webhooks: a.file.Webhooks, Origins: a.o.Env.Bridge.HTTPOrigins, Rate: a.o.Env.Bridge.HTTPRate,
+			Answer: func(e *event.Event) ([]byte, bool, error) { return a.serving.Load().Answer(e) },
+			Wrap: func(webhook string, header map[string][]string, body []byte) (event.Event, error) {
+				return a.serving.Load().Wrap(webhook, header, body)
+			},
 			MaxEvent: a.o.Env.Bridge.MaxEvent, Commands: a.o.Env.Bridge.Commands, Ready: a.notReady, Logger: a.log,
 		})
 		if err != nil {
@@ -731,6 +738,7 @@ func sameSource(x, y config.Source) bool {
 
 func (a *App) use(file *config.File, table *handlers.Table) {
 	a.file, a.table = file, table
+	a.serving.Store(table)
 	a.bridge.SetTable(table)
 	sources := []string{eventsName}
 	for _, s := range file.Sources {

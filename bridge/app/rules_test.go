@@ -173,7 +173,7 @@ func TestStoppedAfterTheReply(t *testing.T) {
 	bridgetest.Start(t, o)
 	bridgetest.Start(t, o)
 	o.Sandbox.SetWebhook("", "") // a receipt would tell
-	t.Cleanup(release) // before they are stopped
+	t.Cleanup(release)           // before they are stopped
 	b := watch(t, server.URL)
 	publishOrders(t, b, []string{"evt"})
 	<-stopped

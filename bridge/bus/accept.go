@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
 )
@@ -23,6 +25,12 @@ func (i Intake) Accept(ctx context.Context, messages []cloudevent.Message) error
 	waits := make([]func(context.Context) (uint64, error), 0, len(messages))
 	var failed error
 	for _, m := range messages {
+		if m.Once != "" {
+			if m.Header = maps.Clone(m.Header); m.Header == nil {
+				m.Header = map[string][]string{}
+			}
+			m.Header[jetstream.MsgIDHeader] = []string{m.Once}
+		}
 		subject := i.Names.EventSubject(m.Event.Type())
 		size := (&nats.Msg{Subject: subject, Header: m.Header, Data: m.Data}).Size()
 		if most := i.Conn.NC.MaxPayload(); most > 0 && int64(size) > most {

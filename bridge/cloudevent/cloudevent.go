@@ -57,6 +57,9 @@ type Message struct {
 	Event  Event
 	Header map[string][]string
 	Data   []byte
+	// Once is an id under which the message is stored once, while the store
+	// remembers it; empty stores each.
+	Once string
 }
 
 // MalformedError is input that is no valid CloudEvent.

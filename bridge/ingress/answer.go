@@ -19,6 +19,7 @@ import (
 type answer struct {
 	status  int
 	header  [][2]string
+	body    []byte // JSON, of a success that is more than a status
 	problem problem
 	cause   error // for the log, of failures on our side
 }
@@ -109,6 +110,13 @@ func unreadable(err error) answer {
 func (a answer) write(w http.ResponseWriter) {
 	for _, h := range a.header {
 		w.Header().Set(h[0], h[1])
+	}
+	if a.body != nil {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", strconv.Itoa(len(a.body)))
+		w.WriteHeader(a.status)
+		_, _ = w.Write(a.body)
+		return
 	}
 	if a.problem.Code == "" {
 		w.Header().Set("Content-Length", "0")

@@ -17,11 +17,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/cloudevents/sdk-go/v2/event"
 	"golang.org/x/time/rate"
 
 	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
@@ -78,8 +80,15 @@ type Options struct {
 	// /webhooks/8x8 is open to everybody.
 	WebhookSecret config.Secret
 	WebhookAuth   config.Secret
-	// Webhooks are served at /webhooks/<name>, each like /events.
+	// Webhooks are served at /webhooks/<name>, each like /events. The one named 8x8
+	// says how 8x8's own webhooks prove that they are.
 	Webhooks []config.Webhook
+	// Answer makes the JSON that one of 8x8's questions is answered with; ok is false
+	// where none is configured. Optional.
+	Answer func(*event.Event) (body []byte, ok bool, err error)
+	// Wrap makes a CloudEvent of what was posted to a webhook with an event mapping.
+	// Required if there is one.
+	Wrap func(webhook string, header map[string][]string, body []byte) (event.Event, error)
 
 	// Origins are the WebHook-Request-Origin values that the OPTIONS handshake
 	// grants; "*" grants any. Without one no origin is granted, and deliveries are
@@ -125,7 +134,8 @@ type handler struct {
 	Options
 	events   *endpoint
 	webhooks map[string]*endpoint // by name
-	warned   atomic.Int64         // when the last warning was written, in Unix ns
+	native   proofs
+	warned   atomic.Int64 // when the last warning was written, in Unix ns
 }
 
 // warnEvery is how long a warning about requests that cannot be taken stands for the next ones.
@@ -136,6 +146,14 @@ type endpoint struct {
 	path    string
 	tokens  tokens
 	limiter *rate.Limiter // nil: no limit
+
+	// Of a declared webhook only. All that is asked for must fit.
+	name               string
+	signature          *config.Signature
+	authorizations     tokens
+	jwt                *bearer
+	addresses, proxies []netip.Prefix
+	wraps              bool
 }
 
 // New makes the handler of the public listener.
@@ -167,7 +185,7 @@ func New(o Options) (http.Handler, error) {
 	h.events = endpointAt("/events", o.Tokens)
 	for _, w := range o.Webhooks {
 		if w.Name == nativeName {
-			return nil, fmt.Errorf("webhook %q: /webhooks/8x8 is for 8x8's own webhooks; choose another name", w.Name)
+			continue // see newProofs
 		}
 		if h.webhooks[w.Name] != nil {
 			return nil, fmt.Errorf("webhook %q is declared twice; choose another name", w.Name)
@@ -175,8 +193,15 @@ func New(o Options) (http.Handler, error) {
 		if slices.Contains(w.Bearer, "") {
 			return nil, fmt.Errorf("webhook %q: a bearer token is empty; set it, or leave it out", w.Name)
 		}
-		h.webhooks[w.Name] = endpointAt("/webhooks/"+w.Name, w.Bearer)
+		if w.Event != nil && o.Wrap == nil {
+			return nil, fmt.Errorf("webhook %q: no Wrap to make events with", w.Name)
+		}
+		e := endpointAt("/webhooks/"+w.Name, w.Bearer)
+		e.authorizations, e.jwt = newTokens(w.Authorizations), newBearer(w.JWT)
+		e.name, e.signature, e.addresses, e.proxies, e.wraps = w.Name, w.Signature, w.Addresses, w.Proxies, w.Event != nil
+		h.webhooks[w.Name] = e
 	}
+	h.native = newProofs(&o)
 	return h, nil
 }
 
@@ -236,7 +261,17 @@ func (h *handler) serveEvents(e *endpoint, w http.ResponseWriter, r *http.Reques
 	if r.Method != http.MethodPost {
 		return refuse(http.StatusMethodNotAllowed, "method_not_allowed", "use POST").with("Allow", "POST, OPTIONS")
 	}
+	if len(e.addresses) > 0 && !comesFrom(r, e.addresses, e.proxies) {
+		return refuse(http.StatusForbidden, "address_not_allowed", "the sender's address is not one of those that are allowed here")
+	}
 	a, byQuery := e.tokens.check(r)
+	if a == nil && len(e.authorizations) > 0 && !e.authorizations.fit(r.Header.Get("Authorization")) {
+		refusal := unauthorized("the Authorization header is not the one that is configured")
+		a = &refusal
+	}
+	if a == nil && e.jwt != nil {
+		a = e.checkToken(r)
+	}
 	if a != nil {
 		return *a
 	}
@@ -264,7 +299,8 @@ func (h *handler) takeEvents(e *endpoint, w http.ResponseWriter, r *http.Request
 		return unavailable(err)
 	}
 	mode, err := cloudevent.ModeOf(r.Header)
-	if err != nil {
+	wrapped := err != nil && e.wraps
+	if err != nil && !wrapped {
 		return unreadable(err)
 	}
 	seen.Mode = mode
@@ -276,6 +312,16 @@ func (h *handler) takeEvents(e *endpoint, w http.ResponseWriter, r *http.Request
 	seen.Bytes = len(body)
 	if a != nil {
 		return *a
+	}
+	if e.signature != nil {
+		if err := verify(e.signature, r.Header, body, time.Now()); err != nil {
+			return unauthorized(err.Error())
+		}
+	}
+	if wrapped {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), storeLimit)
+		defer cancel()
+		return h.takeWrapped(ctx, e, r, body, seen)
 	}
 	messages, err := cloudevent.FromHTTP(r.Header, body)
 	if err != nil {
@@ -339,8 +385,8 @@ func (h *handler) serveNative(secret string, hasSecret bool, w http.ResponseWrit
 	if r.Method != http.MethodPost {
 		return refuse(http.StatusMethodNotAllowed, "method_not_allowed", "use POST").with("Allow", "POST")
 	}
-	if !h.fromNative(secret, hasSecret, r) {
-		return unauthorized("neither the secret in the address nor the Authorization header fits what is configured")
+	if refusal := h.native.beforeBody(r.Context(), secret, hasSecret, r); refusal != nil {
+		return *refusal
 	}
 	if err := h.ready(); err != nil {
 		return unavailable(err)
@@ -350,12 +396,12 @@ func (h *handler) serveNative(secret string, hasSecret bool, w http.ResponseWrit
 	if a != nil {
 		return *a
 	}
-	event, err := native.Convert(body, time.Now())
-	if err != nil {
-		return refuse(http.StatusBadRequest, "not_json", err.Error())
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), nativeLimit)
 	defer cancel()
+	if refusal := h.native.withBody(ctx, r, body, time.Now()); refusal != nil {
+		return *refusal
+	}
+	event := native.Convert(r.Header, body, time.Now())
 	if receipt, ok := native.ParseReceipt(&event); ok && h.Correlate != nil {
 		c, err := h.Correlate(ctx, receipt)
 		if err != nil {
@@ -363,28 +409,16 @@ func (h *handler) serveNative(secret string, hasSecret bool, w http.ResponseWrit
 		}
 		c.extend(event.SetExtension)
 	}
-	e := cloudevent.Event{Event: event, RawSource: event.Source(), RawID: event.ID()}
-	header, data, err := cloudevent.ToNATS(&e, cloudevent.Structured)
+	m, err := stored(event)
 	if err != nil {
 		// Convert makes valid events; only a correlation could have spoilt it.
 		return unavailable(fmt.Errorf("write 8x8's webhook as an event: %w", err))
 	}
-	if err := h.Accept.Accept(ctx, []cloudevent.Message{{Event: e, Header: header, Data: data}}); err != nil {
+	if err := h.Accept.Accept(ctx, []cloudevent.Message{m}); err != nil {
 		return notStored(err)
 	}
 	seen.Events = 1
-	return answer{status: http.StatusOK}
-}
-
-// fromNative says whether a request shows that it comes from 8x8. Both proofs
-// are always compared, so that time tells nothing.
-func (h *handler) fromNative(secret string, hasSecret bool, r *http.Request) bool {
-	if h.WebhookSecret == "" && h.WebhookAuth == "" {
-		return !hasSecret
-	}
-	bySecret := newTokens([]config.Secret{h.WebhookSecret}).fit(secret)
-	byHeader := newTokens([]config.Secret{h.WebhookAuth}).fit(r.Header.Get("Authorization"))
-	return bySecret || byHeader
+	return h.answerTo(&event)
 }
 
 // extend adds what is known to an event.
