@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/bridge8x8/bridge8x8/bridge"
 )
 
 // The states of an element. Others exist, and are not ready.
@@ -418,7 +420,12 @@ type Answer struct {
 // is an Answer whatever its status; only Membrane's own refusal is an error.
 func (c *Client) Proxy(ctx context.Context, connectionID, method, path string, header http.Header, body []byte) (Answer, error) {
 	path, query, _ := strings.Cut(path, "?")
-	u := c.base.JoinPath("connections", url.PathEscape(connectionID), "proxy", strings.TrimPrefix(path, "/"))
+	inside := c.base.JoinPath("connections", url.PathEscape(connectionID), "proxy")
+	u := inside.JoinPath(strings.TrimPrefix(path, "/"))
+	// A path with ".." would lead out of the proxy, to Membrane's own API.
+	if !strings.HasPrefix(u.EscapedPath(), inside.EscapedPath()+"/") || strings.Contains(strings.ToLower(u.EscapedPath()), "%2e%2e") {
+		return Answer{}, &bridge.Failure{Kind: bridge.Permanent, Reason: bridge.ReasonInvalidInput, Message: "the path leads out of the application's API"}
+	}
 	u.RawQuery = query
 	got, sent, err := c.send(ctx, method, u, header, body, lookupTimeout)
 	if err != nil {
