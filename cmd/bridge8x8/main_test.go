@@ -34,6 +34,12 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":  scriptExits,
 			"events": scriptEvents,
+
+			"sandbox": scriptSandbox,
+			"decide":  scriptDecide,
+			"decides": scriptDecides,
+			"control": scriptControl,
+			"route":   scriptRoute,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -88,11 +94,18 @@ func scriptEvents(ts *testscript.TestScript, neg bool, args []string) {
 // Every command says what it does, and shows how it is called.
 func TestEveryCommandHasExamples(t *testing.T) {
 	t.Parallel()
+	commands := newRoot().Commands()
 	for _, cmd := range newRoot().Commands() {
+		commands = append(commands, cmd.Commands()...)
+	}
+	for _, cmd := range commands {
+		if cmd.HasParent() && cmd.Parent().Name() == "completion" {
+			continue // cobra's own
+		}
 		if cmd.Short == "" || cmd.Short[0] >= 'A' && cmd.Short[0] <= 'Z' && cmd.Name() != "sandbox" || strings.HasSuffix(cmd.Short, ".") {
 			t.Errorf("%s: %q is no lower-case phrase", cmd.Name(), cmd.Short)
 		}
-		if !strings.Contains(cmd.Example, "bridge8x8 "+cmd.Name()) {
+		if !strings.Contains(cmd.Example, cmd.CommandPath()) {
 			t.Errorf("%s: no example shows how it is called: %q", cmd.Name(), cmd.Example)
 		}
 		for line := range strings.Lines(cmd.Long + "\n" + cmd.Example) {

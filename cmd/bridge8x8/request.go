@@ -45,7 +45,7 @@ Exit code 0 if 8x8 answered below 400, else 1.`,
 			name, value, ok := strings.Cut(h, ":")
 			name = textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name))
 			switch {
-			case !ok || name == "" || strings.ContainsAny(name+value, " \r\n\x00") && strings.ContainsAny(name, " \r\n\x00"):
+			case !ok || name == "" || strings.ContainsAny(name, " \r\n\x00") || strings.ContainsAny(value, "\r\n\x00"):
 				return usagef("--header is not 'Name: value'") // its value may be a secret
 			case name == "Authorization" || name == "Host" || name == "Content-Length":
 				return usagef("--header %s: Membrane sets it", name)
