@@ -116,7 +116,7 @@ func connectionsWait() *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use: "wait <key or id>", Short: "wait until a connection is built", Args: one("the key or id of a connection"),
-		Long:    `Waits while a connection is BUILDING. Exit code 0 if it can be used then, else 1, with
+		Long: `Waits while a connection is BUILDING. Exit code 0 if it can be used then, else 1, with
 what to do next.`,
 		Example: "  bridge8x8 connections wait 8x8-main --timeout 2m",
 	}
