@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -130,9 +131,7 @@ func (c *Client) send(ctx context.Context, method string, u *url.URL, extra http
 			return answer{}, nil, noToken(err)
 		}
 		header := shared.Clone()
-		for name, values := range extra {
-			header[name] = values
-		}
+		maps.Copy(header, extra)
 		req := (&http.Request{
 			Method: method, URL: u, Host: u.Host, Header: header, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		}).WithContext(ctx)

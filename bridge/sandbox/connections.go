@@ -62,7 +62,6 @@ type connectionElement struct {
 type clientAction struct {
 	Type        string `json:"type"`
 	Description string `json:"description"`
-	UIURL       string `json:"uiUrl,omitempty"`
 }
 
 func (c *connectionElement) healthy() bool {
@@ -153,13 +152,13 @@ func (c *connections) change(s *Server, who caller, id string, edit func(*connec
 	return nil
 }
 
-func (c *connectionElement) settle(b build, uiURL string) {
+func (c *connectionElement) settle(b build) {
 	c.State, c.Errors, c.ClientAction = b.State, nil, nil
 	c.Connected, c.Disconnected = b.State == stateReady, false
 	switch b.State {
 	case stateClientAction:
 		c.Disconnected = true
-		c.ClientAction = &clientAction{Type: clientActionConnect, Description: cmp.Or(b.Message, "Sign in to 8x8 again."), UIURL: uiURL}
+		c.ClientAction = &clientAction{Type: clientActionConnect, Description: cmp.Or(b.Message, "Sign in to 8x8 again.")}
 	case stateConfiguration:
 		c.Errors = []*apiError{{Type: "configuration", Message: cmp.Or(b.Message, "a connector parameter is missing")}}
 	case stateSetupFailed:
@@ -192,7 +191,7 @@ func (c *connections) create(s *Server, at *world, who caller, key, name string)
 	s.opts.AfterFunc(delay, func() {
 		at.connections.mu.Lock()
 		defer at.connections.mu.Unlock()
-		at.connections.change(s, who, made.ID, func(e *connectionElement) { e.settle(b, "") })
+		at.connections.change(s, who, made.ID, func(e *connectionElement) { e.settle(b) })
 		close(made.building)
 	})
 	return made
@@ -269,7 +268,7 @@ func (s *Server) connectionRoutes(handle func(pattern, on string, serve handler)
 		w.WriteHeader(http.StatusNoContent)
 	})
 	one("POST /connections/{connection}/disconnect", func(w http.ResponseWriter, _ *http.Request, at *world, who caller, c *connectionElement) {
-		s.edit(at, who, c, func(e *connectionElement) { e.settle(build{State: stateClientAction}, "") })
+		s.edit(at, who, c, func(e *connectionElement) { e.settle(build{State: stateClientAction}) })
 		w.WriteHeader(http.StatusNoContent)
 	})
 	handle("POST /connection-requests", OnReads, s.createConnectionRequest)
@@ -607,7 +606,7 @@ func (s *Server) connect(at *world, request *connectionRequest) *connectionReque
 		return &done
 	}
 	b, _ := c.nextBuild(s)
-	c.change(s, request.who, again, func(e *connectionElement) { e.settle(b, "") })
+	c.change(s, request.who, again, func(e *connectionElement) { e.settle(b) })
 	done.ResultConnectionID = again
 	return &done
 }
@@ -632,7 +631,7 @@ func (s *Server) controlConnection(w http.ResponseWriter, r *http.Request) {
 		writeControl(w, http.StatusNotFound, failed.Message)
 		return
 	}
-	writeJSON(w, http.StatusOK, s.edit(at, who, c, func(e *connectionElement) { e.settle(body.build, "") }))
+	writeJSON(w, http.StatusOK, s.edit(at, who, c, func(e *connectionElement) { e.settle(body.build) }))
 }
 
 // controlBuilds says how the next things that are built will end.

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"html/template"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -187,15 +188,13 @@ func goBack(w http.ResponseWriter, r *http.Request, form, with url.Values) {
 		return
 	}
 	q := to.Query()
-	for name, values := range with {
-		q[name] = values
-	}
+	maps.Copy(q, with)
 	if state := form.Get("state"); state != "" {
 		q.Set("state", state)
 	}
 	q.Set("iss", baseURL(r))
 	to.RawQuery = q.Encode()
-	http.Redirect(w, r, to.String(), http.StatusSeeOther)
+	http.Redirect(w, r, to.String(), http.StatusSeeOther) //nolint:gosec // G710: the address is one that the client registered, and of this machine
 }
 
 func (s *Server) oauthDecide(w http.ResponseWriter, r *http.Request) {

@@ -91,10 +91,10 @@ func (s *session) showConnection(c membrane.ConnectionDetails, asJSON bool) erro
 // connectionAdvice says why a connection cannot be used, and what to do next.
 func connectionAdvice(c membrane.ConnectionDetails) string {
 	again := "run bridge8x8 connections connect --connection " + nameOf(c)
-	switch {
-	case c.State == membrane.StateBuilding:
+	switch c.State {
+	case membrane.StateBuilding:
 		return fmt.Sprintf("connection %s is still being built; run bridge8x8 connections wait %s", nameOf(c), nameOf(c))
-	case c.State == membrane.StateClientAction:
+	case membrane.StateClientAction:
 		what := "a person has to sign in to 8x8 again"
 		if a := c.ClientAction; a != nil {
 			what = cmp.Or(a.Description, what)
@@ -103,9 +103,9 @@ func connectionAdvice(c membrane.ConnectionDetails) string {
 			}
 		}
 		return fmt.Sprintf("connection %s waits for a person: %s; %s", nameOf(c), what, again)
-	case c.State == membrane.StateConfiguration:
+	case membrane.StateConfiguration:
 		return fmt.Sprintf("connection %s has wrong settings%s; change them in Membrane's console, then run bridge8x8 connections wait %s", nameOf(c), because(c.Errors), nameOf(c))
-	case c.State == membrane.StateSetupFailed:
+	case membrane.StateSetupFailed:
 		return fmt.Sprintf("connection %s could not be set up%s; %s", nameOf(c), because(c.Errors), again)
 	}
 	return fmt.Sprintf("connection %s cannot be used: %s; %s", nameOf(c), cmp.Or(c.Problem, "its state is "+c.State), again)

@@ -157,18 +157,19 @@ func signedIn(cmd *cobra.Command, server signin.Server, store signin.Store, pend
 }
 
 func asWhom(c signin.Credentials) string {
-	text := ""
+	var text strings.Builder
 	for _, part := range []struct{ word, is string }{{"as", c.Email}, {"workspace", c.WorkspaceKey}, {"tenant", c.TenantKey}} {
 		if part.is != "" {
-			text += ", " + part.word + " " + part.is
+			text.WriteString(", " + part.word + " " + part.is)
 		}
 	}
-	return text
+	return text.String()
 }
 
 // openBrowser says whether there is a browser to open.
 func openBrowser(ctx context.Context, address string) bool {
-	program, args := "", []string{address}
+	var program string
+	args := []string{address}
 	switch runtime.GOOS {
 	case "darwin":
 		program = "open"

@@ -134,7 +134,7 @@ func scriptDecides(ts *testscript.TestScript, neg bool, args []string) {
 		back, err := press(found[1], args[1])
 		if err == nil && back != found[1] {
 			var answer *http.Response
-			if answer, err = http.Get(back); err == nil { //nolint:gosec // the program's own page
+			if answer, err = http.Get(back); err == nil {
 				_ = answer.Body.Close()
 			}
 		}
@@ -173,7 +173,7 @@ func scriptControl(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: control path json")
 	}
-	answer, err := http.Post(ts.Getenv("SANDBOX")+"/_sandbox/"+args[0], "application/json", strings.NewReader(args[1])) //nolint:gosec // the sandbox's
+	answer, err := http.Post(ts.Getenv("SANDBOX")+"/_sandbox/"+args[0], "application/json", strings.NewReader(args[1]))
 	ts.Check(err)
 	defer func() { _ = answer.Body.Close() }()
 	if answer.StatusCode/100 != 2 {

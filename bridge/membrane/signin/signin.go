@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -212,9 +213,7 @@ func (s *Server) Begin(ctx context.Context, ask Ask) (Pending, error) {
 	if err != nil {
 		return Pending{}, errors.New("the authorization_endpoint is not a URL")
 	}
-	for name, values := range to.Query() {
-		q[name] = values
-	}
+	maps.Copy(q, to.Query())
 	to.RawQuery = q.Encode()
 	p.URL = to.String()
 	return p, nil

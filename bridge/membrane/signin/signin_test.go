@@ -132,7 +132,7 @@ func TestStoredForTheUserAlone(t *testing.T) {
 			t.Errorf("it holds a token: %s", text)
 		}
 	}
-	if err := os.Chmod(s.store.Path(), 0o644); err != nil { //nolint:gosec // G302: that is the mistake
+	if err := os.Chmod(s.store.Path(), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.store.Load(); err == nil || !strings.Contains(err.Error(), "can be read by others (mode 0644): run chmod 600") {
