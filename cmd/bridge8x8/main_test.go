@@ -40,6 +40,7 @@ func TestScripts(t *testing.T) {
 			"decides": scriptDecides,
 			"control": scriptControl,
 			"route":   scriptRoute,
+			"serve":   scriptServe,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -157,6 +158,58 @@ func scriptDecides(ts *testscript.TestScript, neg bool, args []string) {
 	if code != want || !pressed {
 		ts.Fatalf("exit code %d, want %d; it said\n%s%s", code, want, &out, &errs)
 	}
+}
+
+// scriptServe is "serve": it runs a bridge on free ports until the script ends,
+// waits until it is ready, and sets NATS_URL to its server.
+func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 0 {
+		ts.Fatalf("usage: serve")
+	}
+	port := func() string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		defer func() { _ = l.Close() }()
+		return l.Addr().String()
+	}
+	admin, bus := port(), port()
+	bridge := exec.Command("bridge8x8", "serve")
+	bridge.Dir = ts.MkAbs(".")
+	bridge.Env = []string{
+		"NATS_URL=embedded", "BRIDGE_NATS_ADDR=" + bus, "BRIDGE_HTTP_ADDR=", "BRIDGE_ADMIN_ADDR=" + admin,
+		"BRIDGE_DATA_DIR=" + ts.MkAbs("data"), "LOG_FORMAT=text",
+	}
+	for _, name := range []string{"PATH", "HOME", "XDG_CONFIG_HOME", "BRIDGE_CONFIG"} {
+		bridge.Env = append(bridge.Env, name+"="+ts.Getenv(name))
+	}
+	var said bytes.Buffer
+	bridge.Stdout, bridge.Stderr = &said, &said
+	ts.Check(bridge.Start())
+	ended := make(chan struct{})
+	go func() { _ = bridge.Wait(); close(ended) }()
+	ts.Defer(func() {
+		_ = bridge.Process.Signal(os.Interrupt)
+		<-ended
+	})
+	tick, late := time.NewTicker(50*time.Millisecond), time.After(60*time.Second)
+	defer tick.Stop()
+	for {
+		answer, err := http.Get("http://" + admin + "/readyz")
+		if err == nil {
+			_ = answer.Body.Close()
+			if answer.StatusCode == http.StatusOK {
+				break
+			}
+		}
+		select {
+		case <-ended:
+			ts.Fatalf("the bridge ended:\n%s", said.String())
+		case <-late:
+			ts.Fatalf("the bridge is not ready")
+		case <-tick.C:
+		}
+	}
+	ts.Setenv("NATS_URL", "nats://"+bus)
 }
 
 // scriptRoute is "route FILE": it saves the route that actions show printed.
