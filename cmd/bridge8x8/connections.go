@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -271,15 +273,23 @@ func (s *session) existing(f connectFlags) (membrane.ConnectionDetails, bool, er
 		c, err := s.connection(f.connection)
 		return c, err == nil, err
 	}
-	all, err := s.client.Connections(s.ctx, f.connector)
+	fits, err := s.client.Connections(s.ctx, f.connector)
 	if err != nil {
 		return membrane.ConnectionDetails{}, false, err
 	}
-	var fits []membrane.ConnectionDetails
-	for _, c := range all {
-		if f.key == "" || c.Key == f.key {
-			fits = append(fits, c)
+	if f.key != "" || len(fits) == 0 {
+		// A connection need not belong to an integration of the connector's name: then
+		// its own key or name tells. A second one beside it would break what refers to it.
+		all, err := s.client.Connections(s.ctx, "")
+		if err != nil {
+			return membrane.ConnectionDetails{}, false, err
 		}
+		fits = slices.DeleteFunc(all, func(c membrane.ConnectionDetails) bool {
+			if f.key != "" {
+				return c.Key != f.key
+			}
+			return !strings.Contains(strings.ToLower(c.Key+" "+c.Name), strings.ToLower(f.connector))
+		})
 	}
 	switch {
 	case len(fits) > 1:

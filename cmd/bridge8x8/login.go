@@ -69,8 +69,7 @@ func login(cmd *cobra.Command, ask signin.Ask, noBrowser bool, timeout time.Dura
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-	defer cancel()
+	ctx := cmd.Context()
 	server := signin.Server{APIURL: apiURL(&env), UserAgent: userAgent()}
 	listener, err := signin.Listen(ctx)
 	if err != nil {
@@ -96,7 +95,9 @@ func login(cmd *cobra.Command, ask signin.Ask, noBrowser bool, timeout time.Dura
 		cmd.PrintErrf("open this address in a browser on this machine (elsewhere: bridge8x8 login --no-browser):\n\n  %s\n\n", pending.URL)
 	}
 	stop := spin(cmd.ErrOrStderr(), "waiting for you in the browser")
-	code, err := listener.Wait(ctx, &pending)
+	waiting, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	code, err := listener.Wait(waiting, &pending)
 	stop()
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
