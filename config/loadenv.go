@@ -334,7 +334,7 @@ func (e *Env) RequireMembrane() Problems {
 	return Problems{{
 		Level: LevelError, Code: "no-membrane-credentials",
 		Msg:  "no way to sign in to Membrane: neither MEMBRANE_TOKEN nor MEMBRANE_WORKSPACE_KEY, MEMBRANE_WORKSPACE_SECRET and MEMBRANE_TENANT_KEY are set",
-		Hint: "set MEMBRANE_TOKEN or MEMBRANE_TOKEN_FILE, or try it without an account: bridge8x8 dev",
+		Hint: "run bridge8x8 login, set MEMBRANE_TOKEN or MEMBRANE_TOKEN_FILE, or try it without an account: bridge8x8 dev",
 	}}
 }
 

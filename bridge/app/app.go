@@ -47,6 +47,8 @@ type Options struct {
 	File *config.File
 	// Lookup finds the variables that the file refers to. Defaults to os.LookupEnv.
 	Lookup func(string) (string, bool)
+	// SignIn gives Membrane's tokens where the environment has no way to sign in.
+	SignIn membrane.TokenSource
 	// LogMargin and Hook are the bridge's; only tests set them.
 	LogMargin time.Duration
 	Hook      func(step string, key bridge.Key)
@@ -163,10 +165,11 @@ func (a *App) load() (*config.File, *handlers.Table, error) {
 
 func (a *App) membrane() (*membrane.Client, error) {
 	m := a.o.Env.Membrane
-	if problems := a.o.Env.RequireMembrane(); problems.Errors() {
+	if problems := a.o.Env.RequireMembrane(); problems.Errors() && a.o.SignIn == nil {
 		return nil, problems
 	}
 	return membrane.New(membrane.Options{
+		SignIn:  a.o.SignIn,
 		BaseURL: m.APIURL, Token: m.Token, WorkspaceKey: m.WorkspaceKey, WorkspaceSecret: m.WorkspaceSecret, TenantKey: m.TenantKey,
 		RunLimit: m.RunLimit, Concurrency: a.o.Env.Bridge.Concurrency, UserAgent: "bridge8x8/" + a.o.Version,
 	})

@@ -43,15 +43,16 @@ var house = map[string]struct {
 	"handlers":          {[]string{"config", "handlers/catalog", "bridge/cloudevent"}, "routes are checked offline, by check and by users' CI, without NATS or Membrane"},
 	"bridge":            {[]string{"config", "handlers", "handlers/catalog", "bridge/cloudevent"}, "the order of work does no I/O of its own: it is read and tested without any"},
 
-	"bridge/bus":        {adapter(), apart},
-	"bridge/ledger":     {adapter(), apart},
-	"bridge/deadletter": {adapter(), apart},
-	"bridge/natsd":      {adapter(), apart},
-	"bridge/admin":      {adapter(), apart},
-	"bridge/telemetry":  {adapter(), apart},
-	"bridge/ingress":    {adapter("bridge/native"), "ingress stores what comes in through an interface; how is the bus' business"},
-	"bridge/membrane":   {adapter("handlers/catalog"), "the client must not know the sandbox that it is tested against"},
-	"bridge/sandbox":    {adapter("handlers/catalog"), "the sandbox must not share code with the client: both would be wrong alike"},
+	"bridge/bus":             {adapter(), apart},
+	"bridge/ledger":          {adapter(), apart},
+	"bridge/deadletter":      {adapter(), apart},
+	"bridge/natsd":           {adapter(), apart},
+	"bridge/admin":           {adapter(), apart},
+	"bridge/telemetry":       {adapter(), apart},
+	"bridge/ingress":         {adapter("bridge/native"), "ingress stores what comes in through an interface; how is the bus' business"},
+	"bridge/membrane":        {adapter("handlers/catalog"), "the client must not know the sandbox that it is tested against"},
+	"bridge/membrane/signin": {adapter(), "who somebody is, is found out and kept apart from what they do"},
+	"bridge/sandbox":         {adapter("handlers/catalog"), "the sandbox must not share code with the client: both would be wrong alike"},
 
 	"bridge/app": {[]string{
 		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/native", "bridge/bus", "bridge/ledger",
@@ -60,7 +61,7 @@ var house = map[string]struct {
 	"bridge/bridgetest":       {[]string{"config", "bridge", "bridge/cloudevent", "bridge/app", "bridge/natsd", "bridge/sandbox"}, "tests see a bridge as its users do"},
 	"bridge/bridgetest/proxy": {nil, "the tests of the packages that bridgetest runs use it, too"},
 	"cmd/bridge8x8": {[]string{
-		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/app", "bridge/admin", "bridge/membrane", "bridge/sandbox", "bridge/telemetry",
+		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/app", "bridge/admin", "bridge/membrane", "bridge/membrane/signin", "bridge/sandbox", "bridge/telemetry",
 	}, "cmd parses flags and prints; what it runs is in bridge/app, where tests can reach it"},
 }
 

@@ -50,7 +50,7 @@ const (
 )
 
 // Options says where Membrane is and who we are. Either Token is set, or
-// WorkspaceKey and WorkspaceSecret are.
+// WorkspaceKey and WorkspaceSecret are, or SignIn is.
 type Options struct {
 	// BaseURL is such as https://api.getmembrane.com; it may have a path.
 	BaseURL string
@@ -61,6 +61,8 @@ type Options struct {
 	WorkspaceKey    string
 	WorkspaceSecret config.Secret
 	TenantKey       string
+	// SignIn gives the tokens of somebody who signed in.
+	SignIn TokenSource
 	// RunLimit is the longest Membrane lets a run take. We wait 5 s longer.
 	// Defaults to 60 s.
 	RunLimit time.Duration
@@ -110,7 +112,7 @@ func New(o Options) (*Client, error) {
 	switch {
 	case o.Token != "" && o.WorkspaceSecret != "":
 		return nil, errors.New("MEMBRANE_TOKEN and MEMBRANE_WORKSPACE_SECRET are both set; keep one")
-	case o.Token == "" && (o.WorkspaceKey == "" || o.WorkspaceSecret == ""):
+	case o.Token == "" && o.SignIn == nil && (o.WorkspaceKey == "" || o.WorkspaceSecret == ""):
 		return nil, errors.New("no way to sign in to Membrane; set MEMBRANE_TOKEN, or MEMBRANE_WORKSPACE_KEY, MEMBRANE_WORKSPACE_SECRET and MEMBRANE_TENANT_KEY")
 	case o.RunLimit < 0 || o.Concurrency < 0:
 		return nil, errors.New("the run limit and the concurrency cannot be negative")

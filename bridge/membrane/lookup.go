@@ -178,7 +178,7 @@ func (c *Client) get(ctx context.Context, tenant string, u *url.URL, decode func
 	for renewed := false; ; renewed = true {
 		header, err := c.tokens.header(tenant)
 		if err != nil {
-			return &bridge.Failure{Kind: bridge.Blocked, Reason: bridge.ReasonUnauthorized, Message: err.Error()}
+			return noToken(err)
 		}
 		req := (&http.Request{
 			Method: http.MethodGet, URL: u, Host: u.Host, Header: header,

@@ -76,7 +76,7 @@ func (c *Client) Run(ctx context.Context, r bridge.Request) (bridge.Reply, error
 	for stale, renewed := 0, false; ; {
 		header, err := c.tokens.header(r.Tenant)
 		if err != nil {
-			return bridge.Reply{}, &bridge.Failure{Kind: bridge.Blocked, Reason: bridge.ReasonUnauthorized, Message: err.Error()}
+			return bridge.Reply{}, noToken(err)
 		}
 		reply, failure, next := c.act(ctx, r, header, body)
 		switch {

@@ -1,9 +1,12 @@
 package membrane
 
 import (
+	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -31,6 +34,10 @@ type tokens struct {
 	now       func() time.Time
 	userAgent string
 
+	source   TokenSource // of somebody who signed in; nil if the two above are used
+	fetching sync.Mutex  // held while the source is asked
+	signedIn atomic.Pointer[minted]
+
 	mu     sync.Mutex
 	minted map[string]minted
 }
@@ -39,6 +46,20 @@ type minted struct {
 	header http.Header
 	until  time.Time
 }
+
+// TokenSource gives the token of somebody who signed in. It may be used by many
+// goroutines.
+type TokenSource interface {
+	// Token gives a token and when it ends (zero: not known). refused is one that
+	// Membrane has just refused, which must not be given again; or empty. Errors are
+	// *bridge.Failure.
+	Token(ctx context.Context, refused config.Secret) (token config.Secret, until time.Time, err error)
+}
+
+// sourceTimeout bounds the wait for a new token.
+const sourceTimeout = 30 * time.Second
+
+var errNotYours = errors.New("the sign-in is for one tenant; a connection of another tenant needs MEMBRANE_WORKSPACE_KEY and MEMBRANE_WORKSPACE_SECRET")
 
 var errOtherTenant = errors.New("MEMBRANE_TOKEN belongs to one tenant; a connection of another tenant needs MEMBRANE_WORKSPACE_KEY and MEMBRANE_WORKSPACE_SECRET")
 
@@ -49,6 +70,7 @@ func newTokens(o Options) *tokens {
 		secret:    o.WorkspaceSecret,
 		now:       o.Now,
 		userAgent: o.UserAgent,
+		source:    o.SignIn,
 		minted:    map[string]minted{},
 	}
 	if o.Token != "" {
@@ -78,6 +100,12 @@ func (t *tokens) header(tenant string) (http.Header, error) {
 		}
 		return t.fixed, nil
 	}
+	if t.source != nil {
+		if tenant != t.tenant {
+			return nil, errNotYours
+		}
+		return t.fetch("")
+	}
 	now := t.now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -104,11 +132,55 @@ func (t *tokens) header(tenant string) (http.Header, error) {
 	return m.header, nil
 }
 
+// fetch gives the headers of the sign-in, and asks the source where they are
+// about to end. While one asks, the others go on with what is still good.
+func (t *tokens) fetch(refused config.Secret) (http.Header, error) {
+	good := func(spare time.Duration) http.Header {
+		held := t.signedIn.Load()
+		if held == nil || refused != "" && held.header.Get("Authorization") == "Bearer "+refused.Reveal() {
+			return nil
+		}
+		if !held.until.IsZero() && held.until.Sub(t.now()) <= spare {
+			return nil
+		}
+		return held.header
+	}
+	if h := good(tokenSpare); h != nil {
+		return h, nil
+	}
+	if !t.fetching.TryLock() {
+		if h := good(0); h != nil {
+			return h, nil
+		}
+		t.fetching.Lock()
+	}
+	defer t.fetching.Unlock()
+	if h := good(tokenSpare); h != nil {
+		return h, nil // somebody else was faster
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), sourceTimeout)
+	defer cancel()
+	token, until, err := t.source.Token(ctx, refused)
+	if err != nil {
+		if h := good(0); h != nil {
+			return h, nil
+		}
+		return nil, err
+	}
+	fresh := &minted{header: t.headers(token.Reveal()), until: until}
+	t.signedIn.Store(fresh)
+	return fresh.header, nil
+}
+
 // renew mints the tenant's token anew after the one in refused was refused. It
 // says whether the new one is another, so that there is any use in asking again.
 func (t *tokens) renew(tenant string, refused http.Header) bool {
 	if t.fixed != nil {
 		return false
+	}
+	if t.source != nil {
+		fresh, err := t.fetch(config.Secret(strings.TrimPrefix(refused.Get("Authorization"), "Bearer ")))
+		return err == nil && fresh.Get("Authorization") != refused.Get("Authorization")
 	}
 	if tenant == "" {
 		tenant = t.tenant

@@ -22,6 +22,8 @@ type action struct {
 	input, output              json.RawMessage
 	// check is what Membrane itself refuses. nil takes anything.
 	check *catalog.Schema
+	// built is set for one that was made here; nil for the ten.
+	built *built
 }
 
 // directory is every action, in the order of the catalog.
@@ -107,6 +109,7 @@ type actionElement struct {
 	IntegrationID  string          `json:"integrationId"`
 	IntegrationKey string          `json:"integrationKey"`
 	ConnectionID   string          `json:"connectionId,omitempty"`
+	Errors         []*apiError     `json:"errors,omitempty"`
 	CreatedAt      string          `json:"createdAt"`
 	UpdatedAt      string          `json:"updatedAt"`
 	InputSchema    json.RawMessage `json:"inputSchema"`
@@ -115,77 +118,54 @@ type actionElement struct {
 
 func (s *Server) element(a *action, connectionID string) actionElement {
 	created := timestamp(s.createdAt)
-	return actionElement{
+	e := actionElement{
 		ID: a.id, Key: a.key, Name: a.name, Description: a.description, State: "READY", Revision: a.id[:8], Type: "connector-operation",
 		IntegrationID: IntegrationID, IntegrationKey: IntegrationKey, ConnectionID: connectionID,
 		CreatedAt: created, UpdatedAt: created, InputSchema: a.input, OutputSchema: a.output,
 	}
-}
-
-// connectionElement is the connection as Membrane shows it. source:
-// @membranehq/sdk ConnectionApiResponse.
-type connectionElement struct {
-	ID               string `json:"id"`
-	Key              string `json:"key"`
-	Name             string `json:"name"`
-	UserID           string `json:"userId"`
-	TenantID         string `json:"tenantId"`
-	State            string `json:"state"`
-	Connected        bool   `json:"connected"`
-	Disconnected     bool   `json:"disconnected"`
-	IsTest           bool   `json:"isTest"`
-	IntegrationID    string `json:"integrationId"`
-	AuthOptionKey    string `json:"authOptionKey"`
-	CreatedAt        string `json:"createdAt"`
-	UpdatedAt        string `json:"updatedAt"`
-	CanTest          bool   `json:"canTest"`
-	ConnectorVersion string `json:"connectorVersion"`
-}
-
-func (s *Server) connection(who caller) connectionElement {
-	created := timestamp(s.createdAt)
-	return connectionElement{
-		ID: ConnectionID, Key: ConnectionKey, Name: "8x8 sandbox", UserID: who.id(), TenantID: who.id(), State: "READY",
-		Connected: true, IsTest: true, IntegrationID: IntegrationID, AuthOptionKey: "api-key",
-		CreatedAt: created, UpdatedAt: created, ConnectorVersion: "1.0.0",
+	if a.built != nil {
+		a.built.describe(&e)
 	}
+	return e
 }
 
 // id is Membrane's own id of a tenant.
 func (c caller) id() string { return stableID("tenant/" + c.tenant) }
 
-// findConnection reads a connection selector: id, key, or the integration's key
-// or id, which the tenant has one connection for.
-func findConnection(selector string) *apiError {
-	switch selector {
-	case ConnectionID, ConnectionKey, IntegrationID, IntegrationKey:
-		return nil
-	}
-	return notFound("Connection %q not found; the sandbox's has the key %q", selector, ConnectionKey)
-}
-
-func (s *Server) findAction(selector string) (*action, *apiError) {
+func (s *Server) findAction(at *world, who caller, selector string) (*action, *apiError) {
 	if a, ok := s.actions.byName[selector]; ok {
+		return a, nil
+	}
+	if a := at.built.find(who.tenant, selector); a != nil {
 		return a, nil
 	}
 	return nil, notFound("Action %q not found", selector)
 }
 
-// scope reads the query that picks the connection of a run or an action.
-func scope(q url.Values) *apiError {
+// scope reads the query that picks the connection of a run or an action; what
+// names none means the tenant's oldest.
+func (s *Server) scope(at *world, who caller, q url.Values) (*connectionElement, *apiError) {
+	var chosen *connectionElement
 	for _, name := range []string{"connectionId", "connectionKey"} {
 		if selector := q.Get(name); selector != "" {
-			if failed := findConnection(selector); failed != nil {
-				return failed
+			c, failed := s.findConnection(at, who, selector)
+			if failed != nil {
+				return nil, failed
+			}
+			if chosen == nil {
+				chosen = c
 			}
 		}
 	}
 	for _, name := range []string{"integrationId", "integrationKey"} {
 		if selector := q.Get(name); selector != "" && selector != IntegrationID && selector != IntegrationKey {
-			return notFound("Integration %q not found; the sandbox's has the key %q", selector, IntegrationKey)
+			return nil, notFound("Integration %q not found; the sandbox's has the key %q", selector, IntegrationKey)
 		}
 	}
-	return nil
+	if chosen == nil {
+		return s.findConnection(at, who, IntegrationKey)
+	}
+	return chosen, nil
 }
 
 // listing is one page of a list. source: @membranehq/sdk createPaginationResponseSchema.
@@ -249,26 +229,20 @@ func readBool(q url.Values, name string) (value, set bool, failed *apiError) {
 	}
 }
 
-// readWait checks a long poll's query. Nothing here is ever being built, so
-// there is nothing to wait for.
-func readWait(q url.Values) *apiError {
-	if _, _, failed := readBool(q, "wait"); failed != nil {
-		return failed
-	}
-	if text := q.Get("timeout"); text != "" {
-		if n, err := strconv.Atoi(text); err != nil || n < 1 || n > 60 {
-			return badRequest("timeout %q: want seconds from 1 to 60", text)
-		}
-	}
-	return nil
-}
-
 const maxIntent = 200
 
-func (s *Server) listActions(w http.ResponseWriter, q url.Values, connectionID string) {
-	if failed := scope(q); failed != nil {
+func (s *Server) listActions(w http.ResponseWriter, q url.Values, at *world, who caller, connectionID string) {
+	of, failed := s.scope(at, who, q)
+	if failed != nil {
 		writeError(w, failed)
 		return
+	}
+	if connectionID != "" {
+		of, failed = s.findConnection(at, who, connectionID)
+		if failed != nil {
+			writeError(w, failed)
+			return
+		}
 	}
 	if len([]rune(q.Get("intent"))) > maxIntent {
 		writeError(w, badRequest("intent: at most %d characters", maxIntent))
@@ -289,7 +263,15 @@ func (s *Server) listActions(w http.ResponseWriter, q url.Values, connectionID s
 			found = append(found, s.element(a, connectionID))
 		}
 	}
-	if intent := strings.Fields(strings.ToLower(q.Get("intent"))); len(intent) > 0 {
+	anywhere := connectionID == "" && q.Get("connectionId") == "" && q.Get("connectionKey") == ""
+	for _, a := range at.built.of(who.tenant) {
+		search := strings.ToLower(q.Get("search"))
+		if (anywhere || a.built.connectionID == of.ID) && strings.Contains(strings.ToLower(a.key+" "+a.name+" "+a.description), search) {
+			found = append(found, s.element(a, ""))
+		}
+	}
+	// Without a connection an intent is ignored. source: the vendor's skills.
+	if intent := strings.Fields(strings.ToLower(q.Get("intent"))); len(intent) > 0 && !anywhere {
 		// The nearest first, by the words that they share.
 		score := func(e actionElement) (n int) {
 			text := strings.ToLower(e.Key + " " + e.Name + " " + e.Description)
@@ -314,41 +296,19 @@ func answerPage[T any](w http.ResponseWriter, q url.Values, items []T) {
 	writeJSON(w, http.StatusOK, l)
 }
 
-func (s *Server) getAction(w http.ResponseWriter, q url.Values, selector, connectionID string) {
-	a, missing := s.findAction(selector)
-	if failed := errorOf(readWait(q), scope(q), missing); failed != nil {
+func (s *Server) getAction(w http.ResponseWriter, r *http.Request, at *world, who caller, selector, connectionID string) {
+	q := r.URL.Query()
+	a, missing := s.findAction(at, who, selector)
+	wait, badWait := readWait(q)
+	_, badScope := s.scope(at, who, q)
+	if failed := errorOf(badWait, badScope, missing); failed != nil {
 		writeError(w, failed)
 		return
 	}
+	if a.built != nil && wait > 0 {
+		s.poll(r, at, a.built.done, wait)
+	}
 	writeJSON(w, http.StatusOK, s.element(a, connectionID))
-}
-
-func (s *Server) listConnections(w http.ResponseWriter, q url.Values, who caller) {
-	c := s.connection(who)
-	keep := true
-	for _, filter := range []struct {
-		name string
-		is   bool
-	}{{"connected", true}, {"disconnected", false}, {"isTest", true}} {
-		value, set, failed := readBool(q, filter.name)
-		if failed != nil {
-			writeError(w, failed)
-			return
-		}
-		keep = keep && (!set || value == filter.is)
-	}
-	for name, values := range map[string][]string{
-		"integrationId": {IntegrationID}, "integrationKey": {IntegrationKey}, "tenantId": {c.TenantID, who.tenant}, "userId": {c.UserID},
-		"connectorId": {}, "externalAppId": {},
-	} {
-		keep = keep && (q.Get(name) == "" || slices.Contains(values, q.Get(name)))
-	}
-	keep = keep && strings.Contains(strings.ToLower(c.Key+" "+c.Name), strings.ToLower(q.Get("search")))
-	items := []connectionElement{}
-	if keep {
-		items = append(items, c)
-	}
-	answerPage(w, q, items)
 }
 
 // tenantElement is the caller as Membrane shows it. source: @membranehq/sdk

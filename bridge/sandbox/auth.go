@@ -14,6 +14,8 @@ import (
 type tokens struct {
 	mu    sync.RWMutex
 	known map[string]caller
+	// revoked are access tokens of OAuth that were taken back.
+	revoked map[string]bool
 }
 
 // caller is who a token speaks for.
@@ -21,6 +23,7 @@ type caller struct {
 	tenant string // tenant key
 	name   string
 	fields any
+	admin  bool      // may manage the workspace
 	until  time.Time // zero: for ever
 }
 
@@ -35,6 +38,7 @@ type claims struct {
 	TenantKey    string         `json:"tenantKey"`
 	Name         string         `json:"name"`
 	Fields       map[string]any `json:"fields"`
+	IsAdmin      bool           `json:"isAdmin"`
 }
 
 // authenticate says who is calling.
@@ -44,7 +48,7 @@ func (s *Server) authenticate(r *http.Request) (caller, *apiError) {
 	case !ok || token == "":
 		return caller{}, notAuthenticated("the request has no bearer token")
 	case token == Token:
-		return caller{tenant: DefaultTenant}, nil
+		return caller{tenant: DefaultTenant, admin: true}, nil
 	}
 	now := s.opts.Now()
 	s.tokens.mu.RLock()
@@ -54,6 +58,9 @@ func (s *Server) authenticate(r *http.Request) (caller, *apiError) {
 		return who, nil
 	}
 	who, failed := s.verify(token)
+	if failed == nil && s.tokens.isRevoked(token) {
+		failed = notAuthenticated("the token was revoked")
+	}
 	if failed != nil {
 		return caller{}, failed
 	}
@@ -86,7 +93,7 @@ func (s *Server) verify(token string) (caller, *apiError) {
 	if c.Issuer == "" && c.WorkspaceKey == "" {
 		return caller{}, notAuthenticated("the token names no workspace; set iss or workspaceKey")
 	}
-	who := caller{tenant: DefaultTenant, name: c.Name}
+	who := caller{tenant: DefaultTenant, name: c.Name, admin: c.IsAdmin}
 	if c.Fields != nil {
 		who.fields = c.Fields
 	}

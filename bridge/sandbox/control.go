@@ -26,6 +26,8 @@ The controls need no token:
   POST   /_sandbox/inbound           a phone sends an SMS: {"source":"+12025550101","body":"YES"}
   GET    /_sandbox/webhook           where receipts are posted
   POST   /_sandbox/webhook           sets it: {"url":"http://…","authorization":"Bearer …"}
+  POST   /_sandbox/builds            how the next thing that is built ends: {"state":"SETUP_FAILED","message":"…"}
+  POST   /_sandbox/connections/{key} puts a connection into a state: {"state":"CLIENT_ACTION_REQUIRED"}
   POST   /_sandbox/reset             forgets everything except the webhook
 `
 
@@ -59,6 +61,8 @@ func (s *Server) controlRoutes(mux *http.ServeMux) {
 		writeJSON(w, http.StatusOK, answer)
 	})
 	mux.HandleFunc("POST /_sandbox/webhook", s.controlWebhook)
+	mux.HandleFunc("POST /_sandbox/builds", s.controlBuilds)
+	mux.HandleFunc("POST /_sandbox/connections/{connection}", s.controlConnection)
 	mux.HandleFunc("POST /_sandbox/reset", func(w http.ResponseWriter, _ *http.Request) {
 		s.Reset()
 		w.WriteHeader(http.StatusNoContent)

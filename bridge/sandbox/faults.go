@@ -64,7 +64,7 @@ var runKinds = []Kind{ErrorAfter, DropAfter, VendorRateLimit, Defunct, HideLog, 
 const (
 	OnRuns  = "runs"  // every way to run an action
 	OnLogs  = "logs"  // listing and fetching run logs
-	OnReads = "reads" // every other GET: actions, connections, self
+	OnReads = "reads" // all else of Membrane's API: actions, connections, self, and the proxy
 )
 
 // Fault is a rule of failure.

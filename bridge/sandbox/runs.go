@@ -47,39 +47,34 @@ func (s *Server) membraneRoutes(mux *http.ServeMux) {
 	})
 	handle("POST /connections/{connection}/actions/{action}/run", OnRuns, s.runRaw)
 
-	handle("GET /actions", OnReads, func(w http.ResponseWriter, r *http.Request, _ *world, _ caller) {
-		s.listActions(w, r.URL.Query(), "")
+	handle("GET /actions", OnReads, func(w http.ResponseWriter, r *http.Request, at *world, who caller) {
+		s.listActions(w, r.URL.Query(), at, who, "")
 	})
-	handle("GET /actions/{action}", OnReads, func(w http.ResponseWriter, r *http.Request, _ *world, _ caller) {
-		s.getAction(w, r.URL.Query(), r.PathValue("action"), "")
+	handle("GET /actions/{action}", OnReads, func(w http.ResponseWriter, r *http.Request, at *world, who caller) {
+		s.getAction(w, r, at, who, r.PathValue("action"), "")
 	})
-	handle("GET /action", OnReads, func(w http.ResponseWriter, r *http.Request, _ *world, _ caller) {
-		s.getAction(w, r.URL.Query(), selector(r.URL.Query()), "")
+	handle("GET /action", OnReads, func(w http.ResponseWriter, r *http.Request, at *world, who caller) {
+		s.getAction(w, r, at, who, selector(r.URL.Query()), "")
 	})
-	handle("GET /connections", OnReads, func(w http.ResponseWriter, r *http.Request, _ *world, who caller) {
-		s.listConnections(w, r.URL.Query(), who)
-	})
-	handle("GET /connections/{connection}", OnReads, func(w http.ResponseWriter, r *http.Request, _ *world, who caller) {
-		if failed := errorOf(readWait(r.URL.Query()), findConnection(r.PathValue("connection"))); failed != nil {
+	handle("GET /connections/{connection}/actions", OnReads, func(w http.ResponseWriter, r *http.Request, at *world, who caller) {
+		c, failed := s.findConnection(at, who, r.PathValue("connection"))
+		if failed != nil {
 			writeError(w, failed)
 			return
 		}
-		writeJSON(w, http.StatusOK, s.connection(who))
+		s.listActions(w, r.URL.Query(), at, who, c.ID)
 	})
-	handle("GET /connections/{connection}/actions", OnReads, func(w http.ResponseWriter, r *http.Request, _ *world, _ caller) {
-		if failed := findConnection(r.PathValue("connection")); failed != nil {
+	handle("GET /connections/{connection}/actions/{action}", OnReads, func(w http.ResponseWriter, r *http.Request, at *world, who caller) {
+		c, failed := s.findConnection(at, who, r.PathValue("connection"))
+		if failed != nil {
 			writeError(w, failed)
 			return
 		}
-		s.listActions(w, r.URL.Query(), ConnectionID)
+		s.getAction(w, r, at, who, r.PathValue("action"), c.ID)
 	})
-	handle("GET /connections/{connection}/actions/{action}", OnReads, func(w http.ResponseWriter, r *http.Request, _ *world, _ caller) {
-		if failed := findConnection(r.PathValue("connection")); failed != nil {
-			writeError(w, failed)
-			return
-		}
-		s.getAction(w, r.URL.Query(), r.PathValue("action"), ConnectionID)
-	})
+	s.connectionRoutes(handle)
+	s.buildRoutes(handle)
+	s.proxyRoutes(handle)
 	handle("GET /self", OnReads, func(w http.ResponseWriter, _ *http.Request, _ *world, who caller) {
 		writeJSON(w, http.StatusOK, s.self(who))
 	})
@@ -183,11 +178,12 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request, at *world, who call
 		writeError(w, badRequest("the sandbox runs actions by id or key, not inline %s", dispatch))
 		return
 	}
-	if failed := scope(text); failed != nil {
+	over, failed := s.scope(at, who, text)
+	if failed != nil {
 		writeError(w, failed)
 		return
 	}
-	a, failed := s.findAction(text.Get(dispatch))
+	a, failed := s.findAction(at, who, text.Get(dispatch))
 	if failed == nil && (dispatch == "id") != (a.id == text.Get(dispatch)) {
 		failed = notFound("Action with the %s %q not found", dispatch, text.Get(dispatch))
 	}
@@ -195,14 +191,15 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request, at *world, who call
 		writeError(w, failed)
 		return
 	}
-	s.run(w, r, at, who, a, fields["input"], fields["meta"])
+	s.run(w, r, at, who, a, over, fields["input"], fields["meta"])
 }
 
 // runWrapped takes {input, meta}; fields that it does not know are dropped.
 func (s *Server) runWrapped(w http.ResponseWriter, r *http.Request, at *world, who caller, selector string) {
 	fields, failed := readObject(w, r)
-	a, missing := s.findAction(selector)
-	failed = errorOf(failed, scope(r.URL.Query()), missing)
+	a, missing := s.findAction(at, who, selector)
+	over, badScope := s.scope(at, who, r.URL.Query())
+	failed = errorOf(failed, badScope, missing)
 	meta := fields["meta"]
 	if failed == nil && meta != nil && meta[0] != '{' {
 		failed = badRequest("field %q must be an object", "meta")
@@ -211,18 +208,19 @@ func (s *Server) runWrapped(w http.ResponseWriter, r *http.Request, at *world, w
 		writeError(w, failed)
 		return
 	}
-	s.run(w, r, at, who, a, fields["input"], meta)
+	s.run(w, r, at, who, a, over, fields["input"], meta)
 }
 
 // runRaw takes the input itself as the body.
 func (s *Server) runRaw(w http.ResponseWriter, r *http.Request, at *world, who caller) {
 	body, failed := readBody(w, r)
-	a, missing := s.findAction(r.PathValue("action"))
-	if failed = errorOf(failed, findConnection(r.PathValue("connection")), missing); failed != nil {
+	a, missing := s.findAction(at, who, r.PathValue("action"))
+	over, unknown := s.findConnection(at, who, r.PathValue("connection"))
+	if failed = errorOf(failed, unknown, missing); failed != nil {
 		writeError(w, failed)
 		return
 	}
-	s.run(w, r, at, who, a, body, nil)
+	s.run(w, r, at, who, a, over, body, nil)
 }
 
 // readBody reads JSON, or nothing: the SDK sends a POST without a body as an
@@ -268,7 +266,16 @@ type runResponse struct {
 }
 
 // run runs an action, with the trouble that the faults make, and answers.
-func (s *Server) run(w http.ResponseWriter, r *http.Request, at *world, who caller, a *action, input, meta json.RawMessage) {
+func (s *Server) run(w http.ResponseWriter, r *http.Request, at *world, who caller, a *action, over *connectionElement, input, meta json.RawMessage) {
+	if a.built != nil && a.built.connectionID != over.ID {
+		// The action's own connection wins. source: docs.getmembrane.com, act
+		own, failed := s.findConnection(at, who, a.built.connectionID)
+		if failed != nil {
+			writeError(w, failed)
+			return
+		}
+		over = own
+	}
 	t := at.faults.pick(OnRuns, a.key, meta)
 	if !t.slow.After {
 		s.pause(at, t.slow.delay())
@@ -276,7 +283,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, at *world, who call
 	if !t.answer.After && t.answer.Kind != DropAfter && t.answer.spoil(w) {
 		return
 	}
-	run := &runLog{id: newID(), action: a, input: input, meta: meta, tenantID: who.id(), createdAt: s.opts.Now()}
+	run := &runLog{id: newID(), action: a, connection: over, input: input, meta: meta, tenantID: who.id(), createdAt: s.opts.Now()}
 	if s.opts.Latency != nil {
 		s.pause(at, s.opts.Latency())
 	}
@@ -329,6 +336,17 @@ func (s *Server) perform(at *world, who caller, run *runLog, fault Kind, host st
 			Data: map[string]any{"connectionId": ConnectionID},
 		}}
 	}
+	if !run.connection.healthy() {
+		return &apiError{Type: "action_run", Message: "The connection cannot be used", CausedByError: &apiError{
+			Type: "connection", Key: "connection_is_defunct", Message: "The connection must be connected again by a person",
+			Data: map[string]any{"connectionId": run.connection.ID},
+		}}
+	}
+	if b := run.action.built; b != nil {
+		if state, _ := b.now(); state != stateReady {
+			return &apiError{Type: "configuration", Message: "The action is " + state + ", not READY"}
+		}
+	}
 	var value any = map[string]any{}
 	if len(run.input) > 0 && string(run.input) != "null" {
 		if err := json.Unmarshal(run.input, &value); err != nil {
@@ -338,7 +356,13 @@ func (s *Server) perform(at *world, who caller, run *runLog, fault Kind, host st
 	if err := run.action.check.Validate(value); err != nil {
 		return badRequest("Invalid input: %v", err)
 	}
-	exchange, effect := at.account.call(run.action.key, run.input, host)
+	var exchange *exchange
+	var effect bool
+	if run.action.built == nil {
+		exchange, effect = at.account.call(run.action.key, run.input, host)
+	} else {
+		exchange, effect = run.action.built.call(at.account, run.input, host)
+	}
 	run.exchange = exchange
 	if effect {
 		at.effects.add(Effect{
@@ -359,6 +383,7 @@ func (s *Server) perform(at *world, who caller, run *runLog, fault Kind, host st
 type runLog struct {
 	id          string
 	action      *action
+	connection  *connectionElement // as it was then
 	tenantID    string
 	input, meta json.RawMessage
 	output      any
@@ -434,11 +459,11 @@ func (run *runLog) record(details bool) logRecord {
 	a := run.action
 	record := logRecord{
 		ID: run.id, Name: a.name, Status: "success", UserID: run.tenantID, TenantID: run.tenantID,
-		IntegrationID: IntegrationID, ConnectionID: ConnectionID, IntegrationActionID: a.id, ActionID: a.id,
+		IntegrationID: IntegrationID, ConnectionID: run.connection.ID, IntegrationActionID: a.id, ActionID: a.id,
 		Input: run.input, Output: run.output, CreatedAt: timestamp(run.createdAt), CompletedAt: timestamp(run.completedAt),
 		Duration: run.completedAt.Sub(run.createdAt).Milliseconds(), Meta: run.meta,
 		Action: logAction{
-			Type: "connector-operation", ID: a.id, Key: a.key, Name: a.name, IntegrationKey: IntegrationKey, ConnectionID: ConnectionID,
+			Type: "connector-operation", ID: a.id, Key: a.key, Name: a.name, IntegrationKey: IntegrationKey, ConnectionID: run.connection.ID,
 			Input: run.input, Meta: run.meta,
 		},
 	}
@@ -504,7 +529,7 @@ func (run *runLog) fits(q url.Values) bool {
 	}
 	for _, filter := range [...]struct{ name, is string }{
 		{"actionId", run.action.id}, {"integrationActionId", run.action.id}, {"universalActionId", ""}, {"connectionActionId", ""},
-		{"integrationId", IntegrationID}, {"connectionId", ConnectionID}, {"tenantId", run.tenantID}, {"userId", run.tenantID},
+		{"integrationId", IntegrationID}, {"connectionId", run.connection.ID}, {"tenantId", run.tenantID}, {"userId", run.tenantID},
 		{"status", status}, {"externalAppId", ""},
 	} {
 		if want := q.Get(filter.name); want != "" && want != filter.is {

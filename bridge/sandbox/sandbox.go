@@ -73,6 +73,11 @@ type Options struct {
 	ReceiptDelay time.Duration
 	// Postpaid makes 8x8 refuse to tell the balance, as it does for postpaid accounts.
 	Postpaid bool
+	// BuildDelay is how long an action or a connection is BUILDING. Defaults to
+	// 100 ms; negative means no time at all.
+	BuildDelay time.Duration
+	// TokenLife is how long an access token that OAuth gave out is good. Defaults to an hour.
+	TokenLife time.Duration
 	// Seed makes the faults with a probability repeatable. Defaults to 1.
 	Seed uint64
 	// Now and AfterFunc replace the clock, for tests that cannot wait 90 s. AfterFunc
@@ -105,6 +110,10 @@ type world struct {
 	logs    logs
 	account *account
 	courier *courier
+
+	connections connections
+	built       workshop
+	oauth       oauth
 }
 
 type webhook struct{ url, authorization string }
@@ -122,6 +131,15 @@ func New(opts Options) *Server {
 		opts.ReceiptDelay = 100 * time.Millisecond
 	case opts.ReceiptDelay < 0:
 		opts.ReceiptDelay = 0
+	}
+	switch {
+	case opts.BuildDelay == 0:
+		opts.BuildDelay = 100 * time.Millisecond
+	case opts.BuildDelay < 0:
+		opts.BuildDelay = 0
+	}
+	if opts.TokenLife <= 0 {
+		opts.TokenLife = time.Hour
 	}
 	if opts.Seed == 0 {
 		opts.Seed = 1
@@ -216,6 +234,9 @@ func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	s.membraneRoutes(mux)
 	s.controlRoutes(mux)
+	s.oauthRoutes(mux)
+	mux.HandleFunc("GET "+connectionScreen, s.showConnect)
+	mux.HandleFunc("POST "+connectionScreen, s.decideConnect)
 	mux.HandleFunc("GET /8x8/api/v1/subaccounts/{subAccountId}/messages/download/{jobId}", s.downloadExport)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, notFound("cannot %s %s", r.Method, r.URL.Path))

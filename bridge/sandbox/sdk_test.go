@@ -79,8 +79,8 @@ func TestOfficialSDK(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the script ended early: %v\n%s", err, stderr.String())
 	}
-	if len(checks) < 40 {
-		t.Errorf("%d checks ran, want 40 or more", len(checks))
+	if len(checks) < 104 {
+		t.Errorf("%d checks ran, want 104 or more", len(checks))
 	}
 }
 

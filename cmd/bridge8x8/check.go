@@ -178,12 +178,16 @@ func (c *checker) live(env *config.Env, files []*config.File) {
 	}
 	var client *membrane.Client
 	ok := ask("membrane: token", func(ctx context.Context) error {
-		if problems := env.RequireMembrane(); problems.Errors() {
+		signIn, err := storedSignIn(env)
+		if err != nil {
+			return err
+		}
+		if problems := env.RequireMembrane(); problems.Errors() && signIn == nil {
 			return problems
 		}
 		m := env.Membrane
-		var err error
 		client, err = membrane.New(membrane.Options{
+			SignIn:  signIn,
 			BaseURL: m.APIURL, Token: m.Token, WorkspaceKey: m.WorkspaceKey, WorkspaceSecret: m.WorkspaceSecret,
 			TenantKey: m.TenantKey, RunLimit: m.RunLimit, UserAgent: "bridge8x8/" + versionText(),
 		})

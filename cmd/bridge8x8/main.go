@@ -93,6 +93,7 @@ file (BRIDGE_CONFIG). Exit codes: 0 done, 1 failed or found problems, 2 wrong us
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newServe(), newDev(), newCheck(), newSend(), newTail(), newTrace(), newDead(), newSandbox(), newVersion())
+	root.AddCommand(newLogin(), newLogout(), newWhoami(), newConnections(), newActions(), newRuns(), newRequest())
 	root.SetHelpCommand(newHelp())
 	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {

@@ -16,7 +16,7 @@ import (
 
 func newSandbox() *cobra.Command {
 	var addr, webhook, authorization string
-	var latency time.Duration
+	var latency, build, tokenLife time.Duration
 	cmd := &cobra.Command{
 		Use: "sandbox", Short: "Membrane and 8x8 pretended over HTTP", Args: noArgs,
 		Long: `Runs the sandbox alone: Membrane and 8x8 pretended over HTTP. It sends nothing to
@@ -24,7 +24,9 @@ anybody and counts every effect.
 
   ways in    token pat-sandbox, or JWTs of workspace "sandbox" with secret
              "sandbox-secret" for any tenant; connection key 8x8-sandbox
-  controls   GET /_sandbox/effects, POST /_sandbox/faults, /_sandbox/inbound, /_sandbox/reset`,
+             or bridge8x8 login, whose page has a button instead of an account
+  controls   GET /_sandbox/effects, POST /_sandbox/faults, /_sandbox/inbound, /_sandbox/builds,
+             /_sandbox/connections/{key}, /_sandbox/reset`,
 		Example: `  bridge8x8 sandbox --addr 127.0.0.1:8070 --webhook http://127.0.0.1:8080/webhooks/8x8
   MEMBRANE_API_URL=http://127.0.0.1:8070 MEMBRANE_TOKEN=pat-sandbox bridge8x8 serve`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -38,7 +40,7 @@ anybody and counts every effect.
 			if err != nil {
 				return err
 			}
-			options := sandbox.Options{WebhookURL: webhook, WebhookAuthorization: authorization, Logger: log}
+			options := sandbox.Options{WebhookURL: webhook, WebhookAuthorization: authorization, Logger: log, BuildDelay: build, TokenLife: tokenLife}
 			if latency > 0 {
 				options.Latency = func() time.Duration { return latency }
 			}
@@ -57,6 +59,8 @@ anybody and counts every effect.
 	f.StringVar(&webhook, "webhook", "", "`URL` that receipts and inbound messages are posted to")
 	f.StringVar(&authorization, "webhook-authorization", "", "Authorization header of those posts")
 	f.DurationVar(&latency, "latency", 0, "how long each run takes")
+	f.DurationVar(&build, "build-delay", 100*time.Millisecond, "how long an action or a connection is BUILDING")
+	f.DurationVar(&tokenLife, "token-life", time.Hour, "how long an access token of bridge8x8 login is good")
 	return cmd
 }
 

@@ -15,7 +15,10 @@ func newServe() *cobra.Command {
 		Use: "serve", Short: "run the bridge", Args: noArgs,
 		Long: `Runs the bridge from the environment and the YAML file that BRIDGE_CONFIG names,
 until SIGTERM or SIGINT. It waits for a NATS that is away. SIGHUP, or a change
-of the file, loads the routes again: the whole table, or nothing.`,
+of the file, loads the routes again: the whole table, or nothing.
+
+Without MEMBRANE_TOKEN, or the workspace's key and secret, it uses the sign-in of
+bridge8x8 login.`,
 		Example: `  MEMBRANE_TOKEN_FILE=/run/secrets/membrane NATS_URL=nats://nats:4222 bridge8x8 serve
   NATS_URL=embedded BRIDGE_DATA_DIR=/var/lib/bridge8x8 bridge8x8 serve`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -27,7 +30,11 @@ of the file, loads the routes again: the whole table, or nothing.`,
 			if err != nil {
 				return err
 			}
-			a, err := app.New(app.Options{Env: env, Version: versionText(), Logger: log})
+			signIn, err := storedSignIn(&env)
+			if err != nil {
+				return err
+			}
+			a, err := app.New(app.Options{Env: env, Version: versionText(), Logger: log, SignIn: signIn})
 			if err != nil {
 				return err
 			}

@@ -10,13 +10,18 @@ import {
   ActRequest,
   BadRequestError,
   ConnectionApiResponse,
+  ConnectionRequest,
+  ConnectionTestResponse,
+  CreateConnectionRequestPayload,
   DataSchema,
   ErrorDataSchema,
   FindActionRunLogsQuery,
   FindActionRunLogsResponse,
   MembraneClient,
+  OAuthTokenResponse,
   TenantSelfResponse,
 } from '@membranehq/sdk'
+import { createHash, randomBytes } from 'node:crypto'
 
 const apiUri = process.argv[2]
 const connectionKey = '8x8-sandbox'
@@ -297,4 +302,259 @@ await check('run log with details', async () => {
 })
 await check('run log that is not there', async () => {
   assert.equal((await failure(acme.get('/action-run-logs/000000000000000000000000'))).data.key, 'not_found')
+})
+
+// Connections that change. Each tenant has its own.
+const owner = minted('connections')
+const control = async (path, body) => {
+  const answer = await fetch(`${apiUri}/_sandbox/${path}`, {
+    method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body),
+  })
+  assert.ok(answer.ok, await answer.text())
+}
+const press = async (url, decision, hidden) => {
+  const answer = await fetch(url, {
+    method: 'POST', redirect: 'manual', headers: { 'content-type': 'application/x-www-form-urlencoded' },
+    body: new URLSearchParams({ ...hidden, decision }),
+  })
+  return answer
+}
+const decide = (request, decision) =>
+  press(request.url.split('?')[0], decision, { connectionRequestId: request.requestId })
+const ask = async (body) =>
+  ConnectionRequest.parse(await owner.post('/connection-requests', CreateConnectionRequestPayload.parse(body)))
+let second
+await check('connection request: pending, with a page to open', async () => {
+  const request = await ask({ connectorKey: '8x8', connectionKey: 'second', name: 'Second', allowMultipleConnections: true })
+  assert.equal(request.status, 'pending')
+  const page = await fetch(request.url)
+  assert.equal(page.status, 200)
+  assert.match(await page.text(), /Connect 8x8\?/)
+  assert.equal((await decide(request, 'approve')).status, 200)
+  const done = ConnectionRequest.parse(await owner.get(`/connection-requests/${request.requestId}`))
+  assert.equal(done.status, 'success')
+  second = done.resultConnectionId
+})
+await check('a new connection is BUILDING, and a long poll waits until it is not', async () => {
+  const waited = ConnectionApiResponse.parse(await owner.get(`/connections/${second}`, { wait: true, timeout: 20 }))
+  assert.equal(waited.state, 'READY')
+  assert.equal(waited.key, 'second')
+})
+await check('a connection request that is cancelled', async () => {
+  const request = await ask({ connectorKey: '8x8' })
+  await decide(request, 'cancel')
+  assert.equal(ConnectionRequest.parse(await owner.get(`/connection-requests/${request.requestId}`)).status, 'cancelled')
+  assert.equal((await decide(request, 'approve')).status, 409)
+})
+await check('a connection request that 8x8 refuses', async () => {
+  const request = await ask({ integrationKey: '8x8' })
+  await decide(request, 'fail')
+  const done = ConnectionRequest.parse(await owner.get(`/connection-requests/${request.requestId}`))
+  assert.equal(done.status, 'error')
+  ErrorDataSchema.parse(done.resultError)
+})
+await check('a connection request that names nothing', async () => {
+  assert.ok((await failure(owner.post('/connection-requests', {}))) instanceof BadRequestError)
+})
+await check('a connection request of another tenant', async () => {
+  const request = await ask({ connectorKey: '8x8' })
+  assert.equal((await failure(minted('other').get(`/connection-requests/${request.requestId}`))).data.key, 'not_found')
+})
+await check('connection.patch', async () => {
+  const changed = ConnectionApiResponse.parse(await owner.connection(second).patch({ name: 'Renamed' }))
+  assert.equal(changed.name, 'Renamed')
+})
+await check('a key that is taken', async () => {
+  assert.equal((await failure(owner.connection(second).patch({ key: connectionKey }))).data.key, 'already_exists')
+})
+await check('connection test', async () => {
+  assert.equal(ConnectionTestResponse.parse(await owner.post(`/connections/${second}/test`)).success, true)
+})
+await check('connection.refreshCredentials', async () => {
+  assert.equal(await owner.connection(second).refreshCredentials(), '')
+})
+await check('connections/ensure finds what there is', async () => {
+  const found = ConnectionApiResponse.parse(await owner.post('/connections/ensure', { appUrl: 'https://www.8x8.com' }))
+  assert.equal(found.key, connectionKey)
+})
+await check('connections/ensure refuses an address that is none', async () => {
+  assert.ok((await failure(owner.post('/connections/ensure', { appUrl: 'nowhere' }))) instanceof BadRequestError)
+})
+await check('connections.create, then archive', async () => {
+  const made = ConnectionApiResponse.parse(await owner.connections.create({ connectorKey: '8x8', key: 'third' }))
+  assert.equal(made.state, 'BUILDING')
+  await owner.connection(made.id).archive()
+  assert.ok(!(await owner.connections.find()).items.some((c) => c.id === made.id))
+  assert.ok((await owner.connections.find({ includeArchived: true })).items.some((c) => c.id === made.id))
+})
+await check('a connection that is disconnected asks for a person, and runs nothing', async () => {
+  await owner.post(`/connections/${second}/disconnect`)
+  const lost = ConnectionApiResponse.parse(await owner.connection(second).get())
+  assert.deepEqual([lost.state, lost.disconnected, lost.clientAction.type], ['CLIENT_ACTION_REQUIRED', true, 'connect'])
+  const error = await failure(owner.post('/act', { key: 'list-groups', connectionId: second }))
+  assert.equal(error.data.causedByError.key, 'connection_is_defunct')
+})
+await check('connected again it is the same connection', async () => {
+  const request = await ask({ connectionId: second })
+  await decide(request, 'approve')
+  const done = ConnectionRequest.parse(await owner.get(`/connection-requests/${request.requestId}`))
+  assert.equal(done.resultConnectionId, second)
+  assert.equal(ConnectionApiResponse.parse(await owner.connection(second).get()).state, 'READY')
+})
+for (const state of ['CONFIGURATION_ERROR', 'SETUP_FAILED']) {
+  await check(`a connection in ${state} says why`, async () => {
+    await control('connections/second', { tenant: 'connections', state, message: 'because' })
+    const broken = ConnectionApiResponse.parse(await owner.connection(second).get())
+    assert.equal(broken.state, state)
+    assert.equal(broken.errors[0].message, 'because')
+  })
+}
+
+// Actions that are built.
+const builder = minted('builder')
+let made
+await check('actions.create by intent is BUILDING', async () => {
+  made = ActionApiResponse.parse(await builder.actions.create({ intent: 'cancel a scheduled message', connectionId: connection.id }))
+  assert.equal(made.state, 'BUILDING')
+})
+await check('a long poll waits until it is READY', async () => {
+  const ready = ActionApiResponse.parse(await builder.get(`/actions/${made.id}`, { wait: true, timeout: 20 }))
+  assert.equal(ready.state, 'READY')
+  assert.equal(ready.connectionId, connection.id)
+})
+await check('a built action runs', async () => {
+  const { output } = runOf(await builder.post('/act', { id: made.id, input: { umid: 'x' } }))
+  assert.deepEqual(output, { ok: true })
+})
+await check('a built action is found by intent', async () => {
+  const { items } = page(ActionApiResponse)(await builder.actions.find({ connectionId: connection.id, intent: 'cancel scheduled', limit: 1 }))
+  assert.equal(items[0].id, made.id)
+})
+await check('a built action is its tenant\'s own', async () => {
+  assert.equal((await failure(minted('other').action(made.id).get())).data.key, 'not_found')
+})
+for (const state of ['SETUP_FAILED', 'CONFIGURATION_ERROR', 'CLIENT_ACTION_REQUIRED']) {
+  await check(`a build that ends in ${state}`, async () => {
+    await control('builds', { state, message: 'because', delayMs: 0 })
+    const started = await builder.actions.create({ intent: `ends ${state}`, connectionId: connection.id })
+    const ended = ActionApiResponse.parse(await builder.get(`/actions/${started.id}`, { wait: true, timeout: 20 }))
+    assert.equal(ended.state, state)
+    assert.equal(ended.errors[0].message, 'because')
+    ErrorDataSchema.parse(ended.errors[0])
+    assert.equal((await failure(builder.post('/act', { id: ended.id }))).data.actionRunId.length, 24)
+  })
+}
+await check('an action that is still BUILDING does not run', async () => {
+  await control('builds', { state: 'READY', delayMs: 60000 })
+  const started = await builder.actions.create({ intent: 'takes long', connectionId: connection.id })
+  await failure(builder.post('/act', { id: started.id }))
+})
+await check('actions.create by its specification', async () => {
+  const one = ActionApiResponse.parse(await builder.actions.create({
+    key: 'read-balance', name: 'Read balance', type: 'api-request-to-external-app', connectionId: connection.id,
+    config: { request: { method: 'GET', path: '/api/v1/accounts/acme/balance' } },
+    inputSchema: { type: 'object', properties: {} },
+  }))
+  assert.equal(one.state, 'READY')
+  assert.equal(runOf(await builder.action('read-balance').run({})).output.currency, 'USD')
+})
+await check('an action of no one connection needs a management token', async () => {
+  assert.equal((await failure(builder.actions.create({ intent: 'anything' }))).data.key, 'access_denied')
+})
+await check('action.archive', async () => {
+  await builder.action(made.id).archive()
+  assert.equal((await failure(builder.action(made.id).get())).data.key, 'not_found')
+})
+
+// The proxy.
+await check('proxy.get', async () => {
+  assert.equal((await builder.connection(connection.id).proxy.get('/api/v1/accounts/acme/balance')).currency, 'USD')
+})
+await check('proxy.get with a query', async () => {
+  const contacts = await builder.connection(connection.id).proxy.get('/api/v1/accounts/acme/contacts?limit=5&offset=0')
+  assert.ok(Array.isArray(contacts.content ?? contacts.items ?? contacts.contacts ?? Object.values(contacts).find(Array.isArray)))
+})
+await check('proxy.post', async () => {
+  const sent = await builder.connection(connection.id).proxy.post('/api/v1/subaccounts/acme_hq/messages', sms('through the proxy'))
+  assert.equal(sent.status.code, 'QUEUED')
+})
+await check('proxy: an error of 8x8 is not in Membrane\'s envelope', async () => {
+  const answer = await fetch(`${apiUri}/connections/${connection.id}/proxy/api/v1/subaccounts/acme_hq/messages`, {
+    method: 'POST', headers: { authorization: 'Bearer pat-sandbox', 'content-type': 'application/json' }, body: JSON.stringify(sms('x', '12')),
+  })
+  const body = await answer.json()
+  assert.deepEqual([answer.status, body.code, body.type], [400, 1002, undefined])
+})
+await check('proxy over a connection that is not there', async () => {
+  assert.equal((await failure(builder.connection('nobody').proxy.get('/x'))).data.key, 'not_found')
+})
+
+// OAuth.
+const form = async (path, body) => {
+  const answer = await fetch(apiUri + path, {
+    method: 'POST', redirect: 'manual', headers: { 'content-type': 'application/x-www-form-urlencoded' }, body: new URLSearchParams(body),
+  })
+  const text = await answer.text()
+  return { status: answer.status, to: answer.headers.get('location'), body: text.startsWith('{') ? JSON.parse(text) : text }
+}
+const redirect_uri = 'http://127.0.0.1:9/callback'
+const verifier = randomBytes(32).toString('base64url')
+const challenge = createHash('sha256').update(verifier).digest('base64url')
+let metadata, client_id, tokens
+await check('OAuth metadata', async () => {
+  metadata = await (await fetch(`${apiUri}/.well-known/oauth-authorization-server`)).json()
+  assert.equal(metadata.issuer, apiUri)
+  assert.deepEqual(metadata.code_challenge_methods_supported, ['S256'])
+})
+await check('OAuth: a client registers itself', async () => {
+  const answer = await fetch(metadata.registration_endpoint, {
+    method: 'POST', headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ client_name: 'contract', redirect_uris: [redirect_uri], token_endpoint_auth_method: 'none' }),
+  })
+  assert.equal(answer.status, 201)
+  client_id = (await answer.json()).client_id
+})
+const authorize = { response_type: 'code', state: 's', code_challenge: challenge, code_challenge_method: 'S256', redirect_uri }
+const code = async (more) => {
+  const { to } = await form('/oauth/authorize', { ...authorize, client_id, decision: 'approve', ...more })
+  return new URL(to).searchParams
+}
+const exchange = (code, more) => form('/oauth/token', { grant_type: 'authorization_code', client_id, redirect_uri, code_verifier: verifier, code, ...more })
+await check('OAuth: the code is sent back with state and iss', async () => {
+  const q = await code()
+  assert.deepEqual([q.get('state'), q.get('iss')], ['s', apiUri])
+  const { status, body } = await exchange(q.get('code'))
+  assert.equal(status, 200)
+  tokens = OAuthTokenResponse.parse(body)
+  assert.equal(TenantSelfResponse.parse(await new MembraneClient({ apiUri, token: tokens.access_token }).self.get()).workspaceKey, 'sandbox')
+})
+await check('OAuth: a wrong verifier', async () => {
+  const { status, body } = await exchange((await code()).get('code'), { code_verifier: 'x'.repeat(43) })
+  assert.deepEqual([status, body.error], [400, 'invalid_grant'])
+})
+await check('OAuth: a code is good once', async () => {
+  const once = (await code()).get('code')
+  const first = (await exchange(once)).body
+  assert.equal((await exchange(once)).body.error, 'invalid_grant')
+  await failure(new MembraneClient({ apiUri, token: first.access_token }).self.get())
+})
+await check('OAuth: refused by the person, and without PKCE', async () => {
+  assert.equal((await code({ decision: 'deny' })).get('error'), 'access_denied')
+  assert.equal((await code({ code_challenge_method: 'plain' })).get('error'), 'invalid_request')
+})
+await check('OAuth: an address that was not registered', async () => {
+  const { status, to } = await form('/oauth/authorize', { ...authorize, client_id, redirect_uri: 'http://127.0.0.1:10/x', decision: 'approve' })
+  assert.deepEqual([status, to], [400, null])
+})
+await check('OAuth: refresh, whose token is good once', async () => {
+  const refresh = (refresh_token) => form('/oauth/token', { grant_type: 'refresh_token', client_id, refresh_token })
+  const fresh = OAuthTokenResponse.parse((await refresh(tokens.refresh_token)).body)
+  assert.notEqual(fresh.access_token, tokens.access_token)
+  assert.equal((await refresh(tokens.refresh_token)).body.error, 'invalid_grant')
+  await failure(new MembraneClient({ apiUri, token: fresh.access_token }).self.get())
+})
+await check('OAuth: revocation', async () => {
+  const { body } = await exchange((await code({ token_type: 'tenant' })).get('code'))
+  assert.equal((await form('/oauth/revoke', { token: body.refresh_token, client_id })).status, 200)
+  await failure(new MembraneClient({ apiUri, token: body.access_token }).self.get())
 })
