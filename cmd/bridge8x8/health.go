@@ -115,9 +115,7 @@ func (f *healthFlags) base() (string, error) {
 		if problems.Errors() {
 			return "", problems
 		}
-		if addr, name = env.Bridge.AdminAddr, adminAddr; addr == "" {
-			return "", usagef("%s is empty, so that no bridge can be asked; set it, or --addr host:port", adminAddr)
-		}
+		addr, name = env.Bridge.AdminAddr, adminAddr
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil || port == "" {

@@ -28,7 +28,9 @@ func TestHealth(t *testing.T) {
 	broken := admin.New(admin.Options{Checks: []admin.Check{{Name: "nats", Func: func(context.Context) error { return errors.New("not connected") }}}})
 	slow := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	other := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") })
-	away := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound) })
+	away := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
+	})
 
 	tests := map[string]struct {
 		handler  http.Handler
