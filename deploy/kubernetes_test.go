@@ -74,7 +74,7 @@ var kinds = map[string]func() any{
 func objects(t *testing.T, manifests string) []any {
 	t.Helper()
 	var all []any
-	for _, doc := range strings.Split("\n"+manifests, "\n---") {
+	for doc := range strings.SplitSeq("\n"+manifests, "\n---") {
 		var head metav1.TypeMeta
 		if err := yaml.Unmarshal([]byte(doc), &head); err != nil {
 			t.Fatalf("%v in\n%s", err, doc)

@@ -72,10 +72,7 @@ func (r *release) archive(t target) (name string, err error) {
 	}
 	name = r.base(t) + ".tar.gz"
 	return name, r.writeFile(name, func(w io.Writer) error {
-		zipped, err := gzip.NewWriterLevel(w, gzip.BestCompression)
-		if err != nil {
-			return err
-		}
+		zipped := gzip.NewWriter(w)
 		if err := writeTar(zipped, list, r.built); err != nil {
 			return err
 		}
@@ -160,6 +157,11 @@ func (r *release) packages(t target) ([]string, error) {
 			return nil, fmt.Errorf("nfpm.yaml: %w", err)
 		}
 		info.MTime = r.built
+		for _, script := range []*string{&info.Scripts.PostInstall, &info.Scripts.PreRemove} {
+			if *script, err = r.dated(*script); err != nil {
+				return nil, err
+			}
+		}
 		for _, c := range info.Contents {
 			if c.FileInfo != nil {
 				c.FileInfo.MTime = r.built
@@ -177,6 +179,20 @@ func (r *release) packages(t target) ([]string, error) {
 		names = append(names, name)
 	}
 	return names, nil
+}
+
+// dated is a copy of a file of the source that bears the release's time: a
+// script keeps its file's in an apk, and a checkout makes files anew.
+func (r *release) dated(name string) (string, error) {
+	content, err := os.ReadFile(name)
+	if err != nil {
+		return "", err
+	}
+	copied := filepath.Join(r.out, "build", filepath.Base(name))
+	if err := os.WriteFile(copied, content, 0o755); err != nil { //nolint:gosec // a script
+		return "", err
+	}
+	return copied, os.Chtimes(copied, r.built, r.built)
 }
 
 // The parts of CycloneDX 1.6 that tell which modules a program is made of.

@@ -28,7 +28,7 @@ const user = 65532
 // It is an OCI layout in a tar file, which `docker load`, podman, skopeo and
 // crane read.
 func (r *release) image() (string, error) {
-	var index v1.ImageIndex = mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	found := false
 	for _, t := range r.targets {
 		if t.os != "linux" {
@@ -148,5 +148,5 @@ func (r *release) layer(t target) (v1.Layer, error) {
 	}
 	return tarball.LayerFromOpener(func() (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(content.Bytes())), nil
-	}, tarball.WithMediaType(types.OCILayer), tarball.WithCompressionLevel(9))
+	}, tarball.WithMediaType(types.OCILayer))
 }

@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -53,12 +54,28 @@ type release struct {
 	built    time.Time
 	revision string // the commit, or "" if there is none
 	say      io.Writer
+	// flags are go build's. Only a test sets others, to use what it has compiled already.
+	flags []string
 }
+
+// buildFlags keep this machine's paths and its state of git out of the program.
+var buildFlags = []string{"-trimpath", "-buildvcs=false"}
+
+// ldflags strip the program, and tell it its version.
+func ldflags(version string) string { return "-s -w -buildid= -X main.version=" + version }
 
 const allTargets = "linux/amd64,linux/arm64,darwin/amd64,darwin/arm64,windows/amd64"
 
 func run(ctx context.Context, args []string, say io.Writer) error {
-	r := release{say: say}
+	r := release{say: say, flags: buildFlags}
+	if err := r.parse(ctx, args); err != nil {
+		return err
+	}
+	return r.make(ctx)
+}
+
+// parse reads the command line, and looks at the source.
+func (r *release) parse(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("release", flag.ContinueOnError)
 	flags.StringVar(&r.version, "version", "v0.0.0-snapshot", "the version, `vX.Y.Z`")
 	flags.StringVar(&r.out, "out", "../bin/release", "`folder` for everything; must be new or empty")
@@ -88,10 +105,7 @@ func run(ctx context.Context, args []string, say io.Writer) error {
 	if left, err := os.ReadDir(r.out); err == nil && len(left) > 0 {
 		return fmt.Errorf("-out %s is not empty; remove it first, so that nothing old gets into the release", r.out)
 	}
-	if err := r.when(ctx); err != nil {
-		return err
-	}
-	return r.make(ctx)
+	return r.when(ctx)
 }
 
 // when finds the time and the commit of the source: SOURCE_DATE_EPOCH, or else
@@ -116,7 +130,7 @@ func (r *release) when(ctx context.Context) error {
 }
 
 func (r *release) output(ctx context.Context, name string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // git
 	cmd.Dir = r.deploy
 	out, err := cmd.Output()
 	return strings.TrimSpace(string(out)), err
@@ -187,8 +201,9 @@ func (r *release) binary(t target) string {
 // build compiles the program just as deploy/Dockerfile does; a test compares.
 func (r *release) build(ctx context.Context, t target) error {
 	start := time.Now()
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", //nolint:gosec // our own arguments
-		"-ldflags", "-s -w -buildid= -X main.version="+r.version, "-o", r.binary(t), "./cmd/bridge8x8")
+	args := append([]string{"build"}, r.flags...)
+	args = append(args, "-ldflags", ldflags(r.version), "-o", r.binary(t), "./cmd/bridge8x8")
+	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // our own arguments
 	cmd.Dir = filepath.Dir(r.deploy)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+t.os, "GOARCH="+t.arch, "GOTOOLCHAIN=local", "GOFLAGS=", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -225,5 +240,11 @@ func (r *release) share(ctx context.Context, program string) error {
 			return err
 		}
 	}
-	return nil
+	// nfpm keeps the times of a whole folder's files.
+	return filepath.WalkDir(filepath.Join(r.out, "build", "share"), func(name string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Chtimes(name, r.built, r.built) //nolint:gosec // a folder of our own
+	})
 }
