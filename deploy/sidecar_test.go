@@ -3,8 +3,11 @@ package deploy_test
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,12 +45,8 @@ func TestSidecarLife(t *testing.T) {
 		t.Errorf("without NATS an event is answered %d, want 503", code)
 	}
 
-	// NATS: a bridge of another prefix, which has a server in its process.
 	start(t, nil, "sandbox", "--addr", box, "--latency", "500ms")
-	start(t, map[string]string{
-		"NATS_URL": "embedded", "BRIDGE_DATA_DIR": t.TempDir(), "BRIDGE_NATS_ADDR": nats, "BRIDGE_PREFIX": "other", "BRIDGE_HTTP_ADDR": "", "BRIDGE_GRACE": "1s",
-		"BRIDGE_ADMIN_ADDR": freeAddr(t), "BRIDGE_CONFIG": "compose/bridge.yaml", "MEMBRANE_API_URL": "http://" + box, "MEMBRANE_TOKEN": "pat-sandbox",
-	}, "serve")
+	startNATS(t, nats)
 	eventually(t, "it is ready", func() bool { _, err := probe(probes.ReadinessProbe.Exec.Command); return err == nil })
 
 	const orders = 12
@@ -81,6 +80,31 @@ func TestSidecarLife(t *testing.T) {
 		t.Errorf("%d of %d were sent: %v", len(seen), orders, seen)
 	}
 	second.stop(t)
+}
+
+// startNATS runs a nats-server with JetStream there, of the version that the
+// program is built with.
+func startNATS(t *testing.T, addr string) {
+	t.Helper()
+	server := filepath.Join(t.TempDir(), "nats-server")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", server, "github.com/nats-io/nats-server/v2")
+	build.Dir = ".."
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(server, "--addr", "127.0.0.1", "--port", port, "--jetstream", "--store_dir", t.TempDir())
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
 }
 
 func postOrder(t *testing.T, public string, i int) int {
