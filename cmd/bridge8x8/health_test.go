@@ -67,7 +67,7 @@ func TestHealth(t *testing.T) {
 }
 
 // A bridge that listens everywhere is asked on loopback.
-func TestHealthAddress(t *testing.T) {
+func TestHealthAddress(t *testing.T) { //nolint:paralleltest // it sets the environment
 	tests := map[string]string{
 		"127.0.0.1:9090": "http://127.0.0.1:9090",
 		":9090":          "http://127.0.0.1:9090",
