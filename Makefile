@@ -1,9 +1,10 @@
 # Everything a contributor runs. `make help` is made from the ## comments.
 
 FUZZTIME ?= 10s
+VERSION ?= v0.0.0-snapshot
 
 .DEFAULT_GOAL := help
-.PHONY: help build test chaos lint ci fuzz bench clean
+.PHONY: help build test chaos lint ci fuzz bench deploy release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +31,12 @@ fuzz: ## Fuzz each decoder for FUZZTIME (10s)
 
 bench: ## Run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...
+
+deploy: ## Test what is shipped: image, packages, chart, manifests, examples
+	cd deploy && go test ./...
+
+release: ## Build a release into bin/release, as VERSION=vX.Y.Z, and publish nothing
+	cd deploy && go run ./release -version $(VERSION) -out ../bin/release
 
 clean: ## Remove what build and tests left behind
 	rm -rf bin

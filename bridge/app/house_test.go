@@ -63,6 +63,9 @@ var house = map[string]struct {
 	"cmd/bridge8x8": {[]string{
 		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/app", "bridge/admin", "bridge/membrane", "bridge/membrane/signin", "bridge/sandbox", "bridge/telemetry",
 	}, "cmd parses flags and prints; what it runs is in bridge/app, where tests can reach it"},
+
+	"deploy/release":     {nil, "what is shipped is built from outside, as anybody would build it"},
+	"deploy/examples/go": {nil, "an application knows a bridge by its addresses only"},
 }
 
 func adapter(more ...string) []string {
@@ -78,7 +81,7 @@ var outside = []struct {
 	why  string
 }{
 	{"github.com/nats-io/nats-server", []string{"bridge/natsd"}, "the server adds 11 MB and belongs behind one door"},
-	{"github.com/nats-io/nats.go", []string{"bridge/bus", "bridge/ledger", "bridge/deadletter", "bridge/natsd", "bridge/app"}, "the rest speaks the words of bridge, not of NATS"},
+	{"github.com/nats-io/nats.go", []string{"bridge/bus", "bridge/ledger", "bridge/deadletter", "bridge/natsd", "bridge/app", "deploy/examples/go"}, "the rest speaks the words of bridge, not of NATS"},
 	{"github.com/prometheus", []string{"bridge/telemetry"}, "others tell the Observer what happens, not Prometheus"},
 	{"github.com/lmittmann/tint", []string{"bridge/telemetry"}, "others log to the slog.Logger that they are given"},
 	{"github.com/spf13", []string{"cmd/bridge8x8"}, "only cmd parses command lines"},
