@@ -70,6 +70,8 @@ type Bridge struct {
 	doubts   *reconciler
 	looks    looks
 
+	witnesses witnesses
+
 	asked chan struct{} // one for each request under way
 
 	self     string // this process, in marks (R14)
@@ -113,6 +115,7 @@ func New(o Options) (*Bridge, error) {
 	b.self = newTry()
 	b.care.init()
 	b.doubts = newReconciler(b)
+	b.witnesses.init()
 	return b, nil
 }
 
@@ -138,6 +141,7 @@ func (b *Bridge) Run(ctx context.Context) {
 	wg.Go(func() { b.doubts.run(ctx) })
 	wg.Go(func() { b.probe(ctx) })
 	wg.Go(func() { b.sweep(ctx) })
+	wg.Go(func() { b.watchLogs(ctx) })
 	wg.Wait()
 }
 
@@ -173,4 +177,5 @@ func (silent) Unrouted(string)                                    {}
 func (silent) Ran(string, string, string, time.Duration)          {}
 func (silent) Ended(string, string, State, Reason, time.Duration) {}
 func (silent) Waits(string, Reason)                               {}
+func (silent) Logged(bool)                                        {}
 func (silent) Trouble(string, ...any)                             {}

@@ -162,6 +162,8 @@ type Observer interface {
 	Ended(route, action string, state State, reason Reason, since time.Duration)
 	// Waits is a pair that was set aside.
 	Waits(route string, why Reason)
+	// Logged says whether Membrane shows the logs of our runs, when that is found out.
+	Logged(kept bool)
 	// Trouble is something the operator should see. what is stable, args are slog's.
 	Trouble(what string, args ...any)
 }

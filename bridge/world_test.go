@@ -151,6 +151,7 @@ type seams struct {
 	ended    []State
 	panics   int
 	mayPanic bool
+	kept     []bool // what was said of run logs
 }
 
 type writeFate int
@@ -264,6 +265,12 @@ func (s *seams) Unrouted(string)                           {}
 func (s *seams) Ran(string, string, string, time.Duration) {}
 func (s *seams) Waits(string, Reason)                      {}
 func (s *seams) Probe(context.Context, Place) error        { return nil }
+func (s *seams) Logged(kept bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept = append(s.kept, kept)
+}
+
 func (s *seams) Trouble(what string, args ...any) {
 	if what == "panic while handling an event" {
 		s.mu.TryLock() // whoever panicked may hold it

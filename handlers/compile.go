@@ -227,7 +227,7 @@ func place(v config.Value, whole config.Pos, field string) config.Pos {
 		pos = v.Pos
 	}
 	for _, name := range strings.FieldsFunc(field, func(r rune) bool { return r == '.' || r == '[' || r == ']' }) {
-		next := config.Value{}
+		var next config.Value
 		if i, err := strconv.Atoi(name); err == nil && v.Kind == config.KindList && i < len(v.List) {
 			next = v.List[i]
 		} else if next, _ = v.Get(name); next.Kind == config.KindNone {

@@ -22,6 +22,8 @@ type Check struct {
 	// must be cheap, may be called by several goroutines at once, and must return
 	// when its context ends.
 	Func func(context.Context) error
+	// Detail says that the process is ready all the same if it fails.
+	Detail bool
 }
 
 // Options is what the admin listener serves.
@@ -42,9 +44,11 @@ type Readiness struct {
 
 // CheckResult is how one check went.
 type CheckResult struct {
-	Name  string `json:"name"`
-	OK    bool   `json:"ok"`
-	Error string `json:"error,omitempty"`
+	Name string `json:"name"`
+	OK   bool   `json:"ok"`
+	// Detail: it does not decide about readiness.
+	Detail bool   `json:"detail,omitempty"`
+	Error  string `json:"error,omitempty"`
 }
 
 // New makes the handler of the admin listener:
@@ -105,7 +109,7 @@ func check(ctx context.Context, checks []Check) Readiness {
 	var wg sync.WaitGroup
 	for i, c := range checks {
 		wg.Go(func() {
-			result := CheckResult{Name: c.Name, OK: true}
+			result := CheckResult{Name: c.Name, OK: true, Detail: c.Detail}
 			if err := c.Func(ctx); err != nil {
 				result.OK, result.Error = false, err.Error()
 			}
@@ -114,7 +118,7 @@ func check(ctx context.Context, checks []Check) Readiness {
 	}
 	wg.Wait()
 	for _, result := range readiness.Checks {
-		readiness.Ready = readiness.Ready && result.OK
+		readiness.Ready = readiness.Ready && (result.OK || result.Detail)
 	}
 	return readiness
 }

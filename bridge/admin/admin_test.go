@@ -101,6 +101,12 @@ func TestReadiness(t *testing.T) {
 				{Name: "nats", Error: `no server at "nats://127.0.0.1:4222"`}, {Name: "config", OK: true},
 			}},
 		},
+		"a detail does not": {
+			[]admin.Check{{Name: "nats", Func: holds}, {Name: "run logs", Detail: true, Func: func(context.Context) error { return errors.New("none are shown") }}},
+			200, admin.Readiness{Ready: true, Checks: []admin.CheckResult{
+				{Name: "nats", OK: true}, {Name: "run logs", Detail: true, Error: "none are shown"},
+			}},
+		},
 		"one does not answer": {
 			[]admin.Check{{Name: "nats", Func: hangs}, {Name: "config", Func: holds}},
 			503, admin.Readiness{Checks: []admin.CheckResult{{Name: "nats", Error: "context deadline exceeded"}, {Name: "config", OK: true}}},

@@ -631,6 +631,15 @@ func (a *App) serve() (stop func(), failed chan error, err error) {
 					}
 					return errors.New("not open yet")
 				}},
+				{Name: "run logs", Detail: true, Func: func(context.Context) error {
+					if a.pending.Load() != nil { // not started: see there
+						return nil
+					}
+					if kept, known := a.bridge.RunLogsKept(); known && !kept {
+						return errors.New("membrane shows no log of runs that ended well: a crash leaves what was in flight as outcome_unknown")
+					}
+					return nil
+				}},
 			},
 		}), a.log)
 		servers = append(servers, s)

@@ -44,6 +44,7 @@ type Metrics struct {
 	troubles     prometheus.Counter
 	ledgerFailed prometheus.Counter
 	connected    prometheus.Gauge
+	logsMissing  prometheus.Gauge
 	reloaded     prometheus.Gauge
 	reloadedAt   prometheus.Gauge
 	inFlight     atomic.Pointer[func() int]
@@ -121,6 +122,7 @@ func NewMetrics(version string) *Metrics {
 	ledger := counter("ledger_failed_total", "Reads and writes of the ledger that failed or stayed unclear.")
 	m.ledgerFailed = ledger.WithLabelValues()
 	m.connected = gauge("nats_connected", "1 while the connection to NATS is up.")
+	m.logsMissing = gauge("run_logs_missing", "1 once Membrane was found to show no logs of our runs, by which a crash is settled.")
 	m.reloaded = gauge("config_last_reload_successful", "1 if the newest configuration is in use, 0 if it was refused.")
 	m.reloadedAt = gauge("config_last_reload_success_timestamp_seconds", "When the configuration in use was loaded.")
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -276,6 +278,9 @@ func (m *Metrics) Trouble() { m.troubles.Inc() }
 
 // LedgerFailed counts a read or write of the ledger that failed or stayed unclear.
 func (m *Metrics) LedgerFailed() { m.ledgerFailed.Inc() }
+
+// Logged tells whether Membrane shows the logs of our runs.
+func (m *Metrics) Logged(kept bool) { m.logsMissing.Set(zeroOne(!kept)) }
 
 // Connected tells whether the connection to NATS is up.
 func (m *Metrics) Connected(up bool) { m.connected.Set(zeroOne(up)) }

@@ -71,6 +71,7 @@ func TestEverySeriesIsThereAtZero(t *testing.T) {
 		`bridge8x8_troubles_total`,
 		`bridge8x8_ledger_failed_total`,
 		`bridge8x8_nats_connected`,
+		`bridge8x8_run_logs_missing`,
 		`bridge8x8_config_last_reload_successful`,
 		`bridge8x8_run_seconds_count{action="send-sms"}`,
 		`bridge8x8_event_seconds_count{route="order-shipped"}`,
@@ -176,11 +177,13 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 				m.InFlight(func() int { return 7 })
 				m.Trouble()
 				m.LedgerFailed()
+				m.Logged(false)
 			},
 			map[string]string{
 				`bridge8x8_nats_connected`:                "1",
 				`bridge8x8_config_last_reload_successful`: "1",
 				`bridge8x8_runs_in_flight`:                "7",
+				`bridge8x8_run_logs_missing`:              "1",
 				`bridge8x8_troubles_total`:                "1",
 				`bridge8x8_ledger_failed_total`:           "1",
 			},

@@ -84,6 +84,9 @@ func (o *Observer) Waits(route string, why bridge.Reason) {
 	o.debug("event waits", slog.String("route", route), slog.String("why", whyLabel(why)))
 }
 
+// Logged tells whether Membrane shows the logs of our runs.
+func (o *Observer) Logged(kept bool) { o.metrics.Logged(kept) }
+
 // Trouble logs what an operator should see, and how many lines of the same kind
 // were left out before it. what must be a constant of the code.
 func (o *Observer) Trouble(what string, args ...any) {

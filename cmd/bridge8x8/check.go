@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,6 +71,7 @@ type reportLive struct {
 	What  string `json:"what"`
 	OK    bool   `json:"ok"`
 	Error string `json:"error,omitempty"`
+	Note  string `json:"note,omitempty"`
 }
 
 type checker struct {
@@ -209,6 +212,7 @@ func (c *checker) live(env *config.Env, files []*config.File) {
 				continue // whose it is, each event says
 			}
 			ask("connection "+conn.Name, func(ctx context.Context) error { return healthy(ctx, client, conn.ID+conn.Key) })
+			c.runLogs(ask, client, conn, env.Bridge.Name)
 		}
 		for _, r := range file.Routes {
 			conn := places[r.Connection]
@@ -219,6 +223,30 @@ func (c *checker) live(env *config.Env, files []*config.File) {
 				return runnable(ctx, client, conn, r.RunKey+r.RunID)
 			})
 		}
+	}
+}
+
+// runLogsSince is how far back check looks for runs of the bridge.
+const runLogsSince = 24 * time.Hour
+
+// runLogs asks whether run logs can be listed, which is what settles a crash, and
+// looks for runs of this bridge among them: only those prove that logs are kept.
+func (c *checker) runLogs(ask func(string, func(context.Context) error) bool, client *membrane.Client, conn config.Connection, name string) {
+	ours := 0
+	ok := ask("run logs of connection "+conn.Name, func(ctx context.Context) error {
+		at := bridge.Place{ConnectionID: conn.ID, ConnectionKey: conn.Key}
+		return client.RunLogs(ctx, at, time.Now().Add(-runLogsSince), func(log bridge.RunLog) {
+			if log.Meta.Bridge == name {
+				ours++
+			}
+		})
+	})
+	switch said := &c.Live[len(c.Live)-1]; {
+	case !ok:
+	case ours == 0:
+		said.Note = "none of this bridge in the last 24 hours: whether runs are logged shows with the first"
+	default:
+		said.Note = strconv.Itoa(ours) + " of this bridge in the last 24 hours"
 	}
 }
 
@@ -245,7 +273,7 @@ func (c *checker) print() {
 	}
 	for _, l := range c.Live {
 		if l.OK {
-			c.cmd.Println("ok:     " + l.What)
+			c.cmd.Println(strings.TrimSuffix("ok:     "+l.What+": "+l.Note, ": "))
 		} else {
 			c.cmd.Println("failed: " + l.What + ": " + l.Error)
 		}
