@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,7 +28,7 @@ type stage struct {
 	list      func(at Place, from time.Time, each func(RunLog)) error
 	remembers func(source string, stored time.Time) bool
 	usable    func() error
-	ahead     time.Duration // of its clock
+	ahead     atomic.Int64 // ns that its clock is ahead
 	hook      func(step string, key Key)
 	limit     time.Duration // the run limit
 
@@ -79,7 +80,7 @@ func (s *stage) Event(ctx context.Context, eventHash string) ([]Entry, error) {
 	return entries, nil
 }
 
-func (s *stage) now() time.Time { return time.Now().Add(s.ahead) }
+func (s *stage) now() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) }
 
 // Run refuses what comes too late by this process' clock, as the real client does.
 func (s *stage) Run(_ context.Context, r Request) (Reply, error) {
@@ -802,7 +803,8 @@ func TestClocksThatDiffer(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						w := newWorld(t)
 						dead, next := join(w), join(w)
-						dead.ahead, next.ahead = clocks[0], clocks[1]
+						dead.ahead.Store(int64(clocks[0]))
+						next.ahead.Store(int64(clocks[1]))
 						dead.run = func(r Request) (Reply, error) {
 							dead.happen(r, test.shows)
 							w.mu.Lock()
@@ -853,7 +855,7 @@ func TestClockJumpsBeforeTheSend(t *testing.T) {
 				s.hook = func(step string, _ Key) {
 					if step == "claimed" {
 						if claims++; claims == 1 {
-							s.ahead = test.wall
+							s.ahead.Store(int64(test.wall))
 							<-time.After(test.pause)
 						}
 					}

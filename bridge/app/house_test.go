@@ -394,3 +394,29 @@ func lines(t *testing.T, name string) []string {
 	}
 	return strings.Split(string(content), "\n")
 }
+
+// Every test that the README calls to witness is there.
+func TestWitnessesOfTheGuarantees(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, f := range goFiles(t) {
+		for _, d := range f.ast.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil {
+				there[f.Name.Name] = true
+			}
+		}
+	}
+	named := regexp.MustCompile("`(Test[A-Za-z0-9]+)`").FindAllSubmatch(readme, -1)
+	if len(named) == 0 {
+		t.Error("the README names no test")
+	}
+	for _, name := range named {
+		if !there[string(name[1])] {
+			t.Errorf("the README names %s, and there is no such test", name[1])
+		}
+	}
+}
