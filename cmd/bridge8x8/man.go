@@ -108,9 +108,19 @@ func manFlags(flags *pflag.FlagSet) string {
 }
 
 // roff writes text so that man shows it as it is: a backslash, a hyphen that is
-// typed and not set, and a line that would begin a request.
+// typed and not set, a line that would begin a request, and characters beyond
+// ASCII, whose bytes troff would read one by one.
 func roff(text string) string {
 	text = strings.NewReplacer(`\`, `\e`, `-`, `\-`).Replace(text)
+	var b strings.Builder
+	for _, r := range text {
+		if r > 126 {
+			fmt.Fprintf(&b, `\[u%04X]`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	text = b.String()
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
 		if strings.HasPrefix(line, ".") || strings.HasPrefix(line, "'") {
