@@ -174,7 +174,7 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 		// record → publish
 		switch {
 		case failure == nil:
-			b.witnesses.saw(p.frozen.Place(), reply.RunID, b.Now(), b.LogMargin)
+			b.witnesses.saw(p.frozen.Place(), reply.RunID, b.Now())
 			return b.conclude(ctx, e, p, p.succeeded(reply, took, measured))
 		case failure.Kind == Permanent:
 			return b.conclude(ctx, e, p, p.refused(failure, took))

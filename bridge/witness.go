@@ -11,6 +11,7 @@ import (
 // them: now and then it looks for the log of a run that it knows has been (R6).
 const (
 	witnessEvery = time.Hour
+	witnessFirst = time.Minute // after the end of a run; nothing hurries
 	// A log that is not there after the last of these waits, from the end of its run, is not kept.
 	witnessTries = 4
 	witnessAgain = 30 * time.Second // between tries; doubled with each
@@ -34,7 +35,7 @@ type witness struct {
 func (w *witnesses) init() { w.at, w.wake = map[Place]*witness{}, make(chan struct{}, 1) }
 
 // saw offers a run that ended well, whose log there should be.
-func (w *witnesses) saw(at Place, run string, now time.Time, margin time.Duration) {
+func (w *witnesses) saw(at Place, run string, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if run == "" {
@@ -51,7 +52,7 @@ func (w *witnesses) saw(at Place, run string, now time.Time, margin time.Duratio
 	if one.run != "" || now.Before(one.next) {
 		return
 	}
-	one.run, one.tries, one.next = run, 0, now.Add(margin)
+	one.run, one.tries, one.next = run, 0, now.Add(witnessFirst)
 	select {
 	case w.wake <- struct{}{}:
 	default:
