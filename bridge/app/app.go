@@ -377,6 +377,7 @@ func (a *App) openStreams(ctx context.Context) (l *ledger.Ledger, err error) {
 	defer func() { err = errors.Join(err, release()) }()
 	l, err = ledger.Open(ctx, ledger.Options{
 		JetStream: a.conn.JS, Publish: a.conn.Publisher.Store, Unclear: func(err error) bool { return errors.Is(err, bus.ErrUnclear) },
+		NoRoom: bus.NoRoom,
 		Prefix: b.Prefix, Retention: b.Retention, Replicas: b.Replicas, MaxBytes: ledgerUnits * unit,
 		Logger: a.log, Healthy: a.outbox.Healthy, Failed: a.metrics.LedgerFailed,
 	})

@@ -46,12 +46,13 @@ var house = map[string]struct {
 	"bridge/bus":             {adapter(), apart},
 	"bridge/ledger":          {adapter(), apart},
 	"bridge/deadletter":      {adapter(), apart},
-	"bridge/natsd":           {adapter(), apart},
+	"bridge/filelock":        {nil, "a lock knows nothing of what it guards"},
+	"bridge/natsd":           {adapter("bridge/filelock"), apart},
 	"bridge/admin":           {adapter(), apart},
 	"bridge/telemetry":       {adapter(), apart},
 	"bridge/ingress":         {adapter("bridge/native"), "ingress stores what comes in through an interface; how is the bus' business"},
 	"bridge/membrane":        {adapter("handlers/catalog"), "the client must not know the sandbox that it is tested against"},
-	"bridge/membrane/signin": {adapter(), "who somebody is, is found out and kept apart from what they do"},
+	"bridge/membrane/signin": {adapter("bridge/filelock"), "who somebody is, is found out and kept apart from what they do"},
 	"bridge/sandbox":         {adapter("handlers/catalog"), "the sandbox must not share code with the client: both would be wrong alike"},
 
 	"bridge/app": {[]string{

@@ -47,8 +47,8 @@ func TestNoRoom(t *testing.T) {
 		"no suitable peers for placement, peer offline, insufficient storage": true,
 		"no suitable peers for placement, tags not matched ['eu']":            false,
 	} {
-		if got := noRoom(&jetstream.APIError{Code: 400, ErrorCode: 10005, Description: description}); got != want {
-			t.Errorf("noRoom of %q is %v, want %v", description, got, want)
+		if got := NoRoom(&jetstream.APIError{Code: 400, ErrorCode: 10005, Description: description}); got != want {
+			t.Errorf("NoRoom of %q is %v, want %v", description, got, want)
 		}
 	}
 }

@@ -145,11 +145,11 @@ func (c *Conn) Room(ctx context.Context, n Names, want int64, replicas int) (roo
 			}
 			// A cluster that several ask at once promises more than it has, and then
 			// refuses even that one takes less.
-			if gone := c.JS.DeleteStream(ctx, probe.Name); gone != nil || !noRoom(err) || probe.MaxBytes <= smallest {
+			if gone := c.JS.DeleteStream(ctx, probe.Name); gone != nil || !NoRoom(err) || probe.MaxBytes <= smallest {
 				return 0, nil, fmt.Errorf("reserve %d bytes for streams: %w", probe.MaxBytes, errors.Join(err, gone))
 			}
 			probe.MaxBytes /= 2
-		case noRoom(err) && probe.MaxBytes > smallest:
+		case NoRoom(err) && probe.MaxBytes > smallest:
 			probe.MaxBytes /= 2
 		default:
 			return 0, nil, fmt.Errorf("reserve %d bytes for streams: %w", probe.MaxBytes, err)
@@ -205,7 +205,7 @@ func (c *Conn) ensureStream(ctx context.Context, s jetstream.StreamConfig) error
 			return nil
 		case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse): // another replica was quicker
 			have, err = c.JS.Stream(ctx, s.Name)
-		case noRoom(err) && s.MaxBytes > smallest:
+		case NoRoom(err) && s.MaxBytes > smallest:
 			s.MaxBytes /= 2
 			err = jetstream.ErrStreamNotFound
 		case overlaps(err):
@@ -229,8 +229,10 @@ func overlaps(err error) bool {
 	return ok && api.ErrorCode == 10065
 }
 
-// noRoom: see ledger.NoRoom; the two packages do not know each other.
-func noRoom(err error) bool {
+// NoRoom says whether a stream was refused because the server or the account
+// has not as much storage left as was asked for (codes 10047, 10028, 10023). A
+// cluster says that no node is suitable (10005), and why only in the text.
+func NoRoom(err error) bool {
 	api, ok := errors.AsType[*jetstream.APIError](err)
 	return ok && (api.ErrorCode == 10047 || api.ErrorCode == 10028 || api.ErrorCode == 10023 || api.ErrorCode == 10046 ||
 		api.ErrorCode == 10005 && strings.Contains(api.Description, "insufficient storage"))

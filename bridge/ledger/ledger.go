@@ -28,8 +28,10 @@ type Options struct {
 	JetStream jetstream.JetStream
 	// Publish stores one message and returns its sequence. It must not keep header or
 	// data. Unclear tells which of its errors leave open whether it was stored.
-	Publish   func(ctx context.Context, subject string, header nats.Header, data []byte) (uint64, error)
-	Unclear   func(error) bool
+	Publish func(ctx context.Context, subject string, header nats.Header, data []byte) (uint64, error)
+	Unclear func(error) bool
+	// NoRoom tells which errors of making a stream say that it is too large for the server.
+	NoRoom    func(error) bool
 	Prefix    string        // of all names, such as "bridge"
 	Retention time.Duration // how long final records are kept
 	Replicas  int
@@ -123,21 +125,12 @@ func (l *Ledger) createStream(ctx context.Context, name string) (jetstream.Strea
 			return st, nil
 		case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse): // another replica was quicker, or made it differently
 			return l.o.JetStream.Stream(ctx, name)
-		case NoRoom(err) && cfg.MaxBytes > 64<<20:
+		case l.o.NoRoom(err) && cfg.MaxBytes > 64<<20:
 			cfg.MaxBytes /= 2
 		default:
 			return nil, err
 		}
 	}
-}
-
-// NoRoom says whether a stream was refused because the server or the account
-// has not as much storage left as was asked for (codes 10047, 10028, 10023). A
-// cluster says that no node is suitable (10005), and why only in the text.
-func NoRoom(err error) bool {
-	api, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && (api.ErrorCode == 10047 || api.ErrorCode == 10028 || api.ErrorCode == 10023 || api.ErrorCode == 10046 ||
-		api.ErrorCode == 10005 && strings.Contains(api.Description, "insufficient storage"))
 }
 
 // acceptable refuses a stream that cannot keep the promises, and mends what can be mended.

@@ -85,6 +85,7 @@ func connect(t *testing.T, url string) *bus.Conn {
 func options(c *bus.Conn) ledger.Options {
 	return ledger.Options{
 		JetStream: c.JS, Publish: c.Publisher.Store, Unclear: func(err error) bool { return errors.Is(err, bus.ErrUnclear) },
+		NoRoom: bus.NoRoom,
 		Prefix: "bridge", Retention: time.Hour, MaxBytes: enough,
 	}
 }

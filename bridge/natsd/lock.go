@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/bridge8x8/bridge8x8/bridge/filelock"
 )
 
 // lockName is the lock's file in the folder. It holds the owner's process id
@@ -15,8 +17,6 @@ import (
 // process lock a new file while a second one waits on the old.
 const lockName = "bridge8x8.lock"
 
-var errLocked = errors.New("locked by another process")
-
 // lockDir takes the folder for this process.
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
@@ -24,16 +24,16 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock the folder of the embedded NATS: %w", err)
 	}
-	if err := lockFile(f); err != nil {
+	if err := filelock.Lock(f); err != nil {
 		owner, _ := os.ReadFile(path)
-		unlock(f)
-		if errors.Is(err, errLocked) {
+		filelock.Unlock(f)
+		if errors.Is(err, filelock.ErrLocked) {
 			return nil, fmt.Errorf("folder %q is in use by %s: stop it, or give this one another BRIDGE_DATA_DIR", dir, describe(owner))
 		}
 		return nil, fmt.Errorf("cannot lock %q, which must be on a local disk: %w", path, err)
 	}
 	if err := writePID(f); err != nil {
-		unlock(f)
+		filelock.Unlock(f)
 		return nil, fmt.Errorf("cannot write to the folder of the embedded NATS: %w", err)
 	}
 	return f, nil
@@ -53,11 +53,4 @@ func describe(owner []byte) string {
 		return "another process"
 	}
 	return fmt.Sprintf("process %d", pid)
-}
-
-// unlock gives the folder free. What closing says is of no use: there is nothing
-// in the file to lose.
-func unlock(f *os.File) {
-	unlockFile(f)
-	_ = f.Close()
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"github.com/bridge8x8/bridge8x8/bridge/filelock"
 )
 
 // The limits that Options leaves to us, in bytes. They are never left to the
@@ -128,7 +130,7 @@ func Start(o Options) (*Server, error) {
 		DisableJetStreamBanner: true,
 	})
 	if err != nil {
-		unlock(lock)
+		filelock.Unlock(lock)
 		return nil, fmt.Errorf("cannot start the embedded NATS on folder %q: %w", o.Dir, err)
 	}
 
@@ -208,7 +210,7 @@ func (s *Server) Stop() {
 	s.stop.Do(func() {
 		s.nats.Shutdown()
 		s.nats.WaitForShutdown()
-		unlock(s.lock)
+		filelock.Unlock(s.lock)
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/bridge8x8/bridge8x8/bridge/filelock"
 	"github.com/bridge8x8/bridge8x8/config"
 )
 
@@ -223,9 +224,6 @@ func (s Store) write(path string, value any) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
-// errLocked says that another process holds the lock.
-var errLocked = errors.New("locked")
-
 // lock keeps the user's other processes from renewing the same sign-in: a
 // refresh token is good once.
 func (s Store) lock(ctx context.Context) (unlock func(), err error) {
@@ -239,11 +237,11 @@ func (s Store) lock(ctx context.Context) (unlock func(), err error) {
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
 	for {
-		err := lockFile(f)
+		err := filelock.Lock(f)
 		if err == nil {
-			return func() { _ = f.Close() }, nil // which unlocks it
+			return func() { filelock.Unlock(f) }, nil
 		}
-		if !errors.Is(err, errLocked) {
+		if !errors.Is(err, filelock.ErrLocked) {
 			_ = f.Close()
 			return nil, err
 		}

@@ -1,4 +1,4 @@
-package natsd
+package filelock
 
 import (
 	"errors"
@@ -7,16 +7,16 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// lockFile locks one byte far behind the end of f: a locked byte cannot be read
+// lock locks one byte far behind the end of f: a locked byte cannot be read
 // by others, and they want to read the process id at its beginning.
-func lockFile(f *os.File) error {
+func lock(f *os.File) error {
 	far := &windows.Overlapped{OffsetHigh: 1}
 	err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, far)
 	if errors.Is(err, windows.ERROR_LOCK_VIOLATION) {
-		return errLocked
+		return ErrLocked
 	}
 	return err
 }
 
-// unlockFile leaves it to the closing of the file, which ends its locks.
-func unlockFile(*os.File) {}
+// unlock leaves it to the closing of the file, which ends its locks.
+func unlock(*os.File) {}

@@ -1,6 +1,6 @@
 //go:build unix
 
-package natsd
+package filelock
 
 import (
 	"errors"
@@ -9,21 +9,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFile locks f for this open file, so that a second start in the same
+// lock locks f for this open file, so that a second start in the same
 // process is refused as well.
-func lockFile(f *os.File) error {
+func lock(f *os.File) error {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EWOULDBLOCK):
-			return errLocked
+			return ErrLocked
 		default:
 			return err
 		}
 	}
 }
 
-// unlockFile ends the lock now. Closing alone ends it only when no other process
+// unlock ends the lock now. Closing alone ends it only when no other process
 // has the file open, and one that is just being started has, for a moment.
-func unlockFile(f *os.File) { _ = unix.Flock(int(f.Fd()), unix.LOCK_UN) }
+func unlock(f *os.File) { _ = unix.Flock(int(f.Fd()), unix.LOCK_UN) }
