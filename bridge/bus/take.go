@@ -42,7 +42,8 @@ type Taker struct {
 
 	heldMu  sync.Mutex
 	held    map[*held]struct{}
-	settled string // where the last message was settled
+	settled string // where the last message was settled, and how
+	verb    []byte
 }
 
 // TakerOptions says what is taken and by whom.
@@ -68,6 +69,10 @@ const (
 	pullExpires   = 30 * time.Second
 	pullHeartbeat = 5 * time.Second
 	pullRetry     = 250 * time.Millisecond
+	// quietGap without a message says that what was asked for is not on its way, and
+	// quietMost is how long that is waited for.
+	quietGap  = 25 * time.Millisecond
+	quietMost = 250 * time.Millisecond
 )
 
 // Take starts to take messages. Its inbox must not be one of the client's own
@@ -186,7 +191,7 @@ func (t *Taker) arrived(m *nats.Msg) {
 	stopping := t.stopping
 	t.mu.Unlock()
 	if stopping { // R16: what was not started goes back at once
-		t.settle(m.Reply, nakVerb(0))
+		t.settle(m.Reply, nakVerb(quietMost)) // once we have ceased to listen: it would come here again
 		t.done()
 		return
 	}
@@ -332,11 +337,27 @@ func (t *Taker) Quiet() {
 	t.mu.Lock()
 	t.stopping = true
 	t.mu.Unlock()
+	t.awaitRequested()
 	done := t.sub.StatusChanged(nats.SubscriptionClosed)
 	if err := t.sub.Drain(); err == nil {
 		select {
 		case <-done:
 		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+// awaitRequested waits until what was asked for has come, where there is anything
+// to come. A message that is on its way when its inbox goes is one that the server
+// has to give out again, and would forget about if it stopped with us.
+func (t *Taker) awaitRequested() {
+	began := time.Now()
+	for now := began; now.Sub(began) < quietMost; now = <-time.After(quietGap / 5) {
+		t.mu.Lock()
+		calm := t.requested == 0 || now.Sub(t.heard) > quietGap && now.Sub(began) > quietGap
+		t.mu.Unlock()
+		if calm {
+			return
 		}
 	}
 }
@@ -368,23 +389,24 @@ func (h *held) settle(verb []byte) {
 
 func (t *Taker) settle(reply string, verb []byte) {
 	t.heldMu.Lock()
-	t.settled = reply
+	t.settled, t.verb = reply, verb
 	t.heldMu.Unlock()
 	_ = t.o.Conn.NC.Publish(reply, verb) // lost: it comes again, and is finished from its record
 }
 
 // Settled waits until the server has dealt with all that was settled, or ctx
-// ends. It deals with one after the other: the answer to a word on the last
-// message comes after all. Without it, a server that stops with us could forget
-// what was handed back, and not give it out again before its ack clock ends.
+// ends. It deals with one after the other: the answer to the last verb, said once
+// more, comes after all. Without it, a server that stops with us could forget
+// what was handed back, and not give it out again before its ack clock ends. Any
+// other verb, such as that work is in progress, would wind up that clock.
 func (t *Taker) Settled(ctx context.Context) error {
 	t.heldMu.Lock()
-	last := t.settled
+	last, verb := t.settled, t.verb
 	t.heldMu.Unlock()
 	if last == "" {
 		return nil
 	}
-	_, err := t.o.Conn.NC.RequestWithContext(ctx, last, []byte("+WPI"))
+	_, err := t.o.Conn.NC.RequestWithContext(ctx, last, verb)
 	return err
 }
 
