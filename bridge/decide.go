@@ -148,14 +148,8 @@ func (b *Bridge) lookOnce(ctx context.Context, e *occurrence, before *pair) (sta
 	case !found:
 		return goOn, fate{}
 	}
-	var rec Record
-	took := max(0, log.CreatedAt.Sub(before.rec.ClaimedAt))
-	switch f := b.failureIn(before, log); {
-	case f == nil:
-		rec = before.succeeded(Reply{RunID: log.ID, Output: log.Output}, took, nil)
-	case f.Kind == Permanent:
-		rec = before.refused(f, took)
-	default: // it leaves the effect open as before, or proves that there was none
+	rec, ends := b.shownBy(before, log)
+	if !ends {
 		return goOn, fate{}
 	}
 	if f := b.conclude(ctx, e, before, rec); f.kind != ended {

@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -330,28 +329,21 @@ func (s *sweeper) tell(ctx context.Context, entry Entry) {
 // lookAt lists one place for all that is due there.
 func (s *sweeper) lookAt(ctx context.Context, at Place, due []*swept) {
 	b := s.b
-	open := make(map[string]*swept, len(due)) // by try
+	wanted := make(map[string]Key, len(due))
 	since := b.Now()
 	for _, u := range due {
-		open[u.entry.Record.Try] = u
+		wanted[u.entry.Record.Try] = u.entry.Key
 		if claimed := u.entry.Record.ClaimedAt; claimed.Before(since) {
 			since = claimed
 		}
 	}
-	found := map[*swept]RunLog{}
-	err := b.Runner.RunLogs(ctx, at, since.Add(-listBefore), func(log RunLog) {
-		u := open[log.Meta.Try] // only the current try's log is evidence (R3)
-		if u == nil || log.Meta.Key != string(u.entry.Key) || found[u].Succeeded {
-			return
-		}
-		found[u] = log
-	})
+	found, err := b.logsOf(ctx, at, since, wanted)
 	if err != nil && ctx.Err() == nil {
 		b.Observer.Trouble("cannot list run logs", "error", err)
 	}
 	direct := sweepDirect
 	for _, u := range due {
-		log, ok := found[u]
+		log, ok := found[u.entry.Record.Try]
 		if id := u.entry.Record.RunID; !ok && id != "" && direct > 0 {
 			direct--
 			log, ok, err = b.Runner.RunLog(ctx, at, id)
@@ -369,21 +361,9 @@ func (s *sweeper) judge(ctx context.Context, u *swept, log RunLog, ok bool) {
 	p := b.recall(u.entry)
 	var rec Record
 	if ok {
-		f := log.FailureOf(p.frozen.OneCall)
-		if log.Succeeded {
-			f = check(b.actionOf(p), Reply{RunID: log.ID, Output: log.Output})
-		}
-		took := max(0, log.CreatedAt.Sub(p.rec.ClaimedAt))
-		switch {
-		case log.Succeeded && f == nil:
-			rec = p.succeeded(Reply{RunID: log.ID, Output: log.Output}, took, nil)
-		case f != nil && f.Kind == Permanent:
-			c := *f
-			c.RunID = cmp.Or(c.RunID, log.ID)
-			rec = p.refused(&c, took)
-		}
+		rec, ok = b.shownBy(p, log)
 	}
-	if rec.State == "" {
+	if !ok {
 		r, found, err := b.receipt(ctx, p)
 		if err != nil || !found {
 			return

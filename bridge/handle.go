@@ -27,12 +27,13 @@ import (
 // The first half is here, the share of each route in pair. ctx ends when the
 // process stops: nothing new is started then, and what was sent is seen through.
 func (b *Bridge) Handle(ctx context.Context, d *Delivery) {
+	var fault fate
 	defer func() { // a fault in the handling of one event is that event's, not the process's (R14)
-		if p := recover(); p != nil {
-			b.Observer.Trouble("panic while handling an event", "source", d.Source, "seq", d.Seq, "stack", string(debug.Stack()))
-			d.Settle.Nak(time.Minute)
+		if fault.kind == again {
+			d.Settle.Nak(fault.delay)
 		}
 	}()
+	defer b.guard(d, &fault)
 
 	// take
 	if d.Pair == nil {

@@ -131,28 +131,21 @@ func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) {
 		return
 	}
 	since := begun
-	byTry := make(map[string]*doubtful, len(open))
+	wanted := make(map[string]Key, len(open))
 	for _, d := range open {
-		byTry[d.p.rec.Try] = d
+		wanted[d.p.rec.Try] = d.p.key
 		for _, claimed := range []time.Time{d.p.rec.ClaimedAt, d.p.storedAt} { // by the clock of who claimed, and the server's
 			if claimed.Before(since) {
 				since = claimed
 			}
 		}
 	}
-	found := map[*doubtful]RunLog{}
-	listErr := b.Runner.RunLogs(ctx, at, since.Add(-listBefore), func(log RunLog) {
-		d := byTry[log.Meta.Try] // only the current try's log is evidence (R3)
-		if d == nil || log.Meta.Key != string(d.p.key) || found[d].Succeeded {
-			return
-		}
-		found[d] = log
-	})
+	found, listErr := b.logsOf(ctx, at, since, wanted)
 	if listErr != nil {
 		b.Observer.Trouble("cannot list run logs", "error", listErr)
 	}
 	for _, d := range open {
-		log, ok := found[d]
+		log, ok := found[d.p.rec.Try]
 		last := d.p.storedAt.Add(sendBy + b.RunLimit + b.LogMargin)
 		var f fate
 		switch {
@@ -172,6 +165,20 @@ func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) {
 		}
 		r.settle(d, f)
 	}
+}
+
+// logsOf lists the run logs of a place, from before since, for those of the
+// wanted tries, each of a record with that key: only a record's current try is
+// evidence (R3). What it found is good even if the listing was not complete.
+func (b *Bridge) logsOf(ctx context.Context, at Place, since time.Time, wanted map[string]Key) (map[string]RunLog, error) {
+	found := map[string]RunLog{} // by try
+	err := b.Runner.RunLogs(ctx, at, since.Add(-listBefore), func(log RunLog) {
+		try := log.Meta.Try
+		if key, ok := wanted[try]; ok && log.Meta.Key == string(key) && !found[try].Succeeded {
+			found[try] = log
+		}
+	})
+	return found, err
 }
 
 // receipted ends a pair by its receipt, if there is one.

@@ -360,6 +360,19 @@ func (b *Bridge) failureIn(p *pair, log RunLog) *Failure {
 	return f
 }
 
+// shownBy is the outcome that a log shows of a pair which nobody runs any more.
+// ends is false if it leaves the effect open, or proves that there was none.
+func (b *Bridge) shownBy(p *pair, log RunLog) (rec Record, ends bool) {
+	took := max(0, log.CreatedAt.Sub(p.rec.ClaimedAt))
+	switch f := b.failureIn(p, log); {
+	case f == nil:
+		return p.succeeded(Reply{RunID: log.ID, Output: log.Output}, took, nil), true
+	case f.Kind == Permanent:
+		return p.refused(f, took), true
+	}
+	return Record{}, false
+}
+
 // undecided is a run of which nothing more will be learnt. An action that is
 // safe to repeat, or a route that chose to, tries again, once for the route
 // (R17); everything else is held for a person (guarantee 5).

@@ -443,17 +443,11 @@ func (a *App) take(ctx, life context.Context) error {
 
 // takeStream takes from a source, through its durable consumer.
 func (a *App) takeStream(ctx, life context.Context, name, stream string, subjects []string, start bus.Start) error {
-	if a.takers[name] != nil {
-		return nil
-	}
 	durable := bus.Durable{
 		Name: a.names.Durable(name), Stream: stream, Subjects: subjects, AckWait: a.o.Env.Bridge.AckWait, Ledger: a.ledger.Load().ID(),
 	}
 	ensure := func(ctx context.Context) error { return a.ensureSource(ctx, name, durable, start) }
-	if err := ensure(ctx); err != nil {
-		return err
-	}
-	return a.takeFrom(life, name, stream, durable.Name, ensure, nil, nil)
+	return a.takeFrom(ctx, life, name, stream, durable.Name, ensure, nil, nil)
 }
 
 // ensureSource makes a source's durable where it is missing. It begins where the
@@ -521,31 +515,30 @@ func (a *App) takeWaiting(ctx, life context.Context) error {
 	decisions := bus.DecisionToken() // about dead letters, of all connections (rule R11)
 	byToken[decisions] = ""
 	for token, connection := range byToken {
-		if a.takers["wait/"+token] != nil {
-			continue
-		}
-		stream, consumer, err := a.conn.EnsureWait(ctx, a.names, token, a.o.Env.Bridge.AckWait, a.ledger.Load().ID())
-		if err != nil {
-			return err
-		}
-		ensure := func(ctx context.Context) error {
-			_, _, err := a.conn.EnsureWait(ctx, a.names, token, a.o.Env.Bridge.AckWait, a.ledger.Load().ID())
-			return err
-		}
+		durable := a.names.WaitDurable(token, a.o.Env.Bridge.AckWait, a.ledger.Load().ID())
+		ensure := func(ctx context.Context) error { return a.conn.EnsureDurable(ctx, durable, bus.Start{All: true}) }
 		paused := func() bool { return a.bridge.Closed(connection) }
 		if token == decisions {
 			paused = nil
 		}
-		if err := a.takeFrom(life, "wait/"+token, stream, consumer, ensure, a.conn.Unfold(), paused); err != nil {
+		if err := a.takeFrom(ctx, life, "wait/"+token, durable.Stream, durable.Name, ensure, a.conn.Unfold(), paused); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// takeFrom takes through a consumer that ensure makes where it is missing, unless
+// that is done already.
 func (a *App) takeFrom(
-	life context.Context, name, stream, consumer string, ensure func(context.Context) error, prepare func(*bridge.Delivery) error, paused func() bool,
+	ctx, life context.Context, name, stream, consumer string, ensure func(context.Context) error, prepare func(*bridge.Delivery) error, paused func() bool,
 ) error {
+	if a.takers[name] != nil {
+		return nil
+	}
+	if err := ensure(ctx); err != nil {
+		return err
+	}
 	c := a.o.Env.Bridge.Concurrency
 	t, err := bus.Take(bus.TakerOptions{
 		Conn: a.conn, Source: name, Stream: stream, Consumer: consumer, AckWait: a.o.Env.Bridge.AckWait, Logger: a.log,

@@ -69,7 +69,7 @@ func (c *Client) Letter(ctx context.Context, id uint64) (*LetterFile, error) {
 	if l.Key == "" {
 		return f, nil
 	}
-	known, err := ledger.Read(ctx, c.conn.JS, c.prefix)
+	known, err := ledger.Peek(ctx, c.conn.JS, c.prefix)
 	if errors.Is(err, bridge.ErrNotFound) {
 		return f, nil
 	}
@@ -83,7 +83,7 @@ func (c *Client) Letter(ctx context.Context, id uint64) (*LetterFile, error) {
 	return f, err
 }
 
-func record(ctx context.Context, l ledger.Reader, key bridge.Key) (*bridge.Record, error) {
+func record(ctx context.Context, l *ledger.Ledger, key bridge.Key) (*bridge.Record, error) {
 	e, err := l.Get(ctx, key)
 	if errors.Is(err, bridge.ErrNotFound) {
 		return nil, nil

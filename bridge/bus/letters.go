@@ -199,6 +199,14 @@ func (s *Letters) List(ctx context.Context, f LetterFilter) ([]Letter, error) {
 	}
 }
 
+// drop removes a consumer that has been read to its end: the server would keep it
+// for minutes, and a stream has only so many.
+func drop(st jetstream.Stream, cons jetstream.Consumer) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	_ = st.DeleteConsumer(ctx, cons.CachedInfo().Name)
+}
+
 // Get reads one letter. Errors: ErrLetterGone; ErrNoLetter where there never was one.
 func (s *Letters) Get(ctx context.Context, id uint64) (Letter, error) {
 	st, err := s.stream(ctx)

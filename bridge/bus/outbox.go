@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -233,85 +234,48 @@ func (o *Outbox) shrink(m *nats.Msg) {
 func (o *Outbox) Withdraw(ctx context.Context, key bridge.Key, route string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	st, found, err := o.held(ctx, key, route)
+	letters, err := o.held(ctx, key, route)
 	if err != nil {
 		return err
 	}
-	for _, seq := range found {
-		if err := deleteMessage(ctx, st, seq); err != nil {
+	st, err := o.letters().stream(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range letters {
+		if err := deleteMessage(ctx, st, l.ID); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// held finds the letters that hold a pair as unknown.
-func (o *Outbox) held(ctx context.Context, key bridge.Key, route string) (st jetstream.Stream, found []uint64, err error) {
-	st, err = o.conn.JS.Stream(ctx, o.names.Dead())
-	if err != nil {
-		return nil, nil, err
-	}
-	subject := o.names.DeadSubject(route, string(bridge.ReasonOutcomeUnknown))
-	cons, err := st.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}, HeadersOnly: true})
-	if err != nil {
-		return nil, nil, err
-	}
-	defer drop(st, cons)
-	for {
-		batch, err := cons.FetchNoWait(256)
-		if err != nil {
-			return nil, nil, err
-		}
-		n := 0
-		for m := range batch.Messages() {
-			n++
-			if m.Headers().Get(HeaderKey) != string(key) {
-				continue
-			}
-			meta, err := m.Metadata()
-			if err != nil {
-				return nil, nil, err
-			}
-			found = append(found, meta.Sequence.Stream)
-		}
-		if err := batch.Error(); err != nil {
-			return nil, nil, err
-		}
-		if n == 0 {
-			return st, found, nil
-		}
-	}
-}
+func (o *Outbox) letters() *Letters { return &Letters{Conn: o.conn, Names: o.names} }
 
-// drop removes a consumer that has been read to its end: the server would keep it
-// for minutes, and a stream has only so many.
-func drop(st jetstream.Stream, cons jetstream.Consumer) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	_ = st.DeleteConsumer(ctx, cons.CachedInfo().Name)
+// held finds the letters that hold a pair as unknown, without their events.
+func (o *Outbox) held(ctx context.Context, key bridge.Key, route string) ([]Letter, error) {
+	letters, err := o.letters().List(ctx, LetterFilter{Route: route, Reason: bridge.ReasonOutcomeUnknown})
+	return slices.DeleteFunc(letters, func(l Letter) bool { return l.Key != key }), err
 }
 
 // Held implements bridge.Outbox.
 func (o *Outbox) Held(ctx context.Context, key bridge.Key, route string) (*bridge.Delivery, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	st, found, err := o.held(ctx, key, route)
+	letters, err := o.held(ctx, key, route)
 	if err != nil {
 		return nil, err
 	}
-	for _, seq := range found {
-		m, err := st.GetMsg(ctx, seq)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
+	for _, l := range letters {
+		l, err := o.letters().Get(ctx, l.ID)
+		if errors.Is(err, ErrLetterGone) {
 			continue // withdrawn just now
 		}
 		if err != nil {
 			return nil, err
 		}
-		d := &bridge.Delivery{Source: m.Header.Get(HeaderSource), Header: original(m.Header), Data: m.Data}
-		stream, number, _ := strings.Cut(m.Header.Get(HeaderOrigin), " ")
-		d.Stream = stream
-		d.Seq, _ = strconv.ParseUint(number, 10, 64)
-		if m.Header.Get(HeaderReference) == "" {
+		d := &bridge.Delivery{Source: l.Source, Header: original(l.header), Data: l.data, Stream: l.Stream, Seq: l.Seq}
+		if !l.Reference {
 			return d, nil
 		}
 		whole, err := o.conn.message(ctx, d.Stream, d.Seq) // too large for a letter, and so where it came from

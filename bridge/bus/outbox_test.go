@@ -252,13 +252,13 @@ func TestOutboxHealth(t *testing.T) {
 // takeAside takes one pair that was set aside for the connection.
 func takeAside(t *testing.T, out *outside, connection string) *bridge.Delivery {
 	t.Helper()
-	stream, durable, err := out.c.EnsureWait(within(t), out.n, ConnectionToken(connection), never, "ledger")
-	if err != nil {
+	durable := out.n.WaitDurable(ConnectionToken(connection), never, "ledger")
+	if err := out.c.EnsureDurable(within(t), durable, Start{All: true}); err != nil {
 		t.Fatal(err)
 	}
 	took := make(chan *bridge.Delivery, 1)
 	taker, err := Take(TakerOptions{
-		Conn: out.c, Source: "wait", Stream: stream, Consumer: durable, Workers: 1, AckWait: never, Prepare: out.c.Unfold(), Logger: (&lines{}).logger(),
+		Conn: out.c, Source: "wait", Stream: durable.Stream, Consumer: durable.Name, Workers: 1, AckWait: never, Prepare: out.c.Unfold(), Logger: (&lines{}).logger(),
 		Handle: func(d *bridge.Delivery) { took <- d },
 	})
 	if err != nil {

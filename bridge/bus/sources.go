@@ -121,14 +121,13 @@ func (c *Conn) Waiting(ctx context.Context, n Names) ([]string, error) {
 // ConnectionToken is the subject token that stands for a connection in BRIDGE_WAIT.
 func ConnectionToken(name string) string { return connectionToken(name) }
 
-// EnsureWait makes the consumer of the pairs set aside for one connection,
-// which is named by its token.
-func (c *Conn) EnsureWait(ctx context.Context, n Names, connToken string, ackWait time.Duration, ledger string) (stream, consumer string, err error) {
-	d := Durable{
+// WaitDurable is the consumer of the pairs set aside for one connection, which is
+// named by its token.
+func (n Names) WaitDurable(connToken string, ackWait time.Duration, ledger string) Durable {
+	return Durable{
 		Name: n.prefix + "-wait-" + connToken, Stream: n.Wait(), AckWait: ackWait, Ledger: ledger,
 		Subjects: []string{n.prefix + ".wait." + connToken + ".>"},
 	}
-	return d.Stream, d.Name, c.EnsureDurable(ctx, d, Start{All: true})
 }
 
 // Unfold returns the Prepare of a taker of pairs set aside.

@@ -118,11 +118,7 @@ func actionsShow() *cobra.Command {
 		Example: "  bridge8x8 actions show send-sms\n  bridge8x8 actions show send-sms --json",
 	}
 	cmd.RunE = membraneCommand(func(s *session, args []string) error {
-		c, err := s.connection(connection)
-		if err != nil {
-			return err
-		}
-		a, err := s.action(c, args[0])
+		c, a, err := s.actionAt(connection, args[0])
 		if err != nil {
 			return err
 		}
@@ -353,11 +349,7 @@ checked first. Prints the output; the run's id goes to the standard error.`,
 		if json.Unmarshal(raw, &value) != nil || value == nil {
 			return usagef("--input is not a JSON object; write it like '{\"text\":\"Hi\"}', or give a file: --input @file.json")
 		}
-		c, err := s.connection(connection)
-		if err != nil {
-			return err
-		}
-		a, err := s.action(c, args[0])
+		c, a, err := s.actionAt(connection, args[0])
 		switch {
 		case err != nil:
 			return err
@@ -476,11 +468,7 @@ func actionsWait() *cobra.Command {
 		Example: "  bridge8x8 actions wait cancel-scheduled-message --timeout 2m",
 	}
 	cmd.RunE = membraneCommand(func(s *session, args []string) error {
-		c, err := s.connection(connection)
-		if err != nil {
-			return err
-		}
-		a, err := s.action(c, args[0])
+		c, a, err := s.actionAt(connection, args[0])
 		if err != nil {
 			return err
 		}

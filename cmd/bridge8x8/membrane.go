@@ -220,6 +220,16 @@ func nameOf(c membrane.ConnectionDetails) string {
 	return c.ID
 }
 
+// actionAt finds a connection, and an action of it by key or id.
+func (s *session) actionAt(connection, named string) (membrane.ConnectionDetails, membrane.ActionDetails, error) {
+	c, err := s.connection(connection)
+	if err != nil {
+		return c, membrane.ActionDetails{}, err
+	}
+	a, err := s.action(c, named)
+	return c, a, err
+}
+
 // action finds an action of a connection by key or id.
 func (s *session) action(c membrane.ConnectionDetails, named string) (membrane.ActionDetails, error) {
 	d, err := s.client.ActionDetails(s.ctx, c.ID, named, 0)
