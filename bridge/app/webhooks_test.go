@@ -125,6 +125,8 @@ routes: []
 	}
 	want["last /s last"] = "bridge.events.last"
 	w.await(t, "the last event", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		return len(events) > 0 && events[len(events)-1].subject == "bridge.events.last"
 	})
 	got := map[string]string{}
