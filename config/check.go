@@ -17,6 +17,7 @@ func Check(e *Env, f *File) Problems {
 			Hint: "unset it, and consume " + e.Bridge.Prefix + ".results.>",
 		})
 	}
+	problems = append(problems, checkClients(e, f)...)
 	own := strings.ToUpper(e.Bridge.Prefix)
 	// Results are not among them: one route may react to the outcome of another.
 	streams := []string{own + "_EVENTS", own + "_DEAD", own + "_WAIT", "KV_" + own + "_LEDGER"}
@@ -40,6 +41,34 @@ func Check(e *Env, f *File) Problems {
 				})
 			}
 		}
+	}
+	return problems
+}
+
+// checkClients reports where a client's certificate is demanded that nobody could
+// check, and one that could be checked and is demanded nowhere.
+func checkClients(e *Env, f *File) Problems {
+	var problems Problems
+	demanded := len(e.Bridge.TLSClientNames) > 0
+	for _, w := range f.Webhooks {
+		if len(w.Clients) == 0 {
+			continue
+		}
+		demanded = true
+		if e.Bridge.TLSClientCA == "" {
+			problems = append(problems, Problem{
+				Pos: w.Pos, Level: LevelError, Code: "no-client-ca",
+				Msg:  fmt.Sprintf("webhook %q asks for a client certificate (mtls), and BRIDGE_TLS_CLIENT_CA is not set", w.Name),
+				Hint: "set BRIDGE_TLS_CLIENT_CA, BRIDGE_TLS_CERT and BRIDGE_TLS_KEY",
+			})
+		}
+	}
+	if e.Bridge.TLSClientCA != "" && !demanded {
+		problems = append(problems, Problem{
+			Level: LevelError, Code: "no-effect",
+			Msg:  "BRIDGE_TLS_CLIENT_CA is set, and no client is asked for a certificate",
+			Hint: `set BRIDGE_TLS_CLIENT_NAMES (* for any), or give a webhook auth: {mtls: {names: "*"}}`,
+		})
 	}
 	return problems
 }

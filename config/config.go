@@ -25,6 +25,8 @@ type File struct {
 	Webhooks    []Webhook
 	Connections []Connection // in file order
 	Routes      []Route
+	// SecretFiles are the files that variables of the file were read from.
+	SecretFiles []string
 }
 
 // Source is a place on the bus, besides BRIDGE_EVENTS, that events are taken from.

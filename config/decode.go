@@ -631,6 +631,20 @@ var reference = regexp.MustCompile(`\$?\$\{[^}]*\}?`)
 
 var referenceName = regexp.MustCompile(`^\$\{([A-Z_][A-Z0-9_]*)(?::([^}]*))?\}$`)
 
+// secretFile is the content of the file that a variable names; "" if it names none.
+func (d *decoder) secretFile(variable string, pos Pos) (text string, failed bool) {
+	path, _ := d.lookup(variable)
+	if path == "" {
+		return "", false
+	}
+	d.file.SecretFiles = append(d.file.SecretFiles, path)
+	text, err := readSecretFile(path)
+	if err != nil {
+		d.fail(pos, "secret-file", "", "the variable %s names the file %q, which cannot be used: %v", variable, path, err)
+	}
+	return text, err != nil
+}
+
 // expand puts the values of variables where ${NAME} or ${NAME:default} stands;
 // $${ stands for ${ itself. Values are never quoted.
 func (d *decoder) expand(text string, pos Pos, key string) (string, bool) {
@@ -650,6 +664,13 @@ func (d *decoder) expand(text string, pos Pos, key string) (string, bool) {
 		value, set := "", false
 		if d.lookup != nil {
 			value, set = d.lookup(name)
+			if value == "" {
+				var failed bool
+				if value, failed = d.secretFile(name+"_FILE", pos); failed {
+					ok = false
+					return ""
+				}
+			}
 		}
 		switch {
 		case value != "":

@@ -1,6 +1,9 @@
 package config
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Env is everything that comes from the environment. The field tags are the
 // reference: the variable (env), its default (envDefault) and what it means
@@ -72,6 +75,19 @@ type BridgeEnv struct {
 	HTTPOrigins []string `env:"BRIDGE_HTTP_ORIGINS" doc:"origins that the webhook handshake (OPTIONS /events) grants, separated by commas, or *; none if empty"`
 	// HTTPRate is in requests per minute; 0 is no limit.
 	HTTPRate int `env:"BRIDGE_HTTP_RATE" envDefault:"0" doc:"requests per minute that POST /events and each declared webhook take, and that the webhook handshake allows; 0 is no limit"`
+	// ClientRate is in requests per minute; 0 is no limit.
+	ClientRate int `env:"BRIDGE_HTTP_CLIENT_RATE" envDefault:"60000" doc:"requests per minute that the public listener takes from one client, by its address (IPv6: by its /64); a tenth of it at once. Clients on this machine are not limited; 0 is no limit"`
+	// Connections bounds those that are open at a time.
+	Connections int `env:"BRIDGE_HTTP_CONNECTIONS" envDefault:"512" doc:"connections that the public listener keeps at a time; at that many, whoever holds the most gives one up"`
+	// Proxies are trusted to say in X-Forwarded-For whom they speak for.
+	Proxies []netip.Prefix `env:"BRIDGE_HTTP_PROXIES" doc:"addresses and networks of proxies whose X-Forwarded-For is believed, separated by commas"`
+	// TLSCert and TLSKey turn TLS on; TLSClientCA asks clients for a certificate, which
+	// they may do without where nothing demands one.
+	TLSCert     string `env:"BRIDGE_TLS_CERT" doc:"path of the public listener's certificate, with its chain; turns TLS on. Read again when it changes, as the next two are"`
+	TLSKey      string `env:"BRIDGE_TLS_KEY" doc:"path of the certificate's key"`
+	TLSClientCA string `env:"BRIDGE_TLS_CLIENT_CA" doc:"path of the certificates that clients' certificates are checked against"`
+	// TLSClientNames are those that may post to /events, or "*" for any.
+	TLSClientNames []string `env:"BRIDGE_TLS_CLIENT_NAMES" doc:"names in client certificates that POST /events accepts, separated by commas, or *; empty asks for no certificate there"`
 	// MaxEvent is in bytes. NATS's own limit is 1 MiB by default; the rest is for headers.
 	MaxEvent int `env:"BRIDGE_MAX_EVENT" envDefault:"1015808" doc:"largest event taken over HTTP, in bytes, at least 65536; NATS's max_payload must leave room for it and its headers"`
 	// WebhookSecret is the {secret} of /webhooks/8x8/{secret}.

@@ -39,8 +39,8 @@ func (e *Env) CheckListeners(f *File) Problems {
 		})
 	}
 	if beyond(b.HTTPAddr) {
-		if len(b.HTTPTokens) == 0 {
-			open(Pos{}, "BRIDGE_HTTP_ADDR", b.HTTPAddr, "POST /events", "set BRIDGE_HTTP_TOKEN")
+		if len(b.HTTPTokens) == 0 && len(b.TLSClientNames) == 0 {
+			open(Pos{}, "BRIDGE_HTTP_ADDR", b.HTTPAddr, "POST /events", "set BRIDGE_HTTP_TOKEN, or BRIDGE_TLS_CLIENT_NAMES")
 		}
 		if b.WebhookSecret == "" && b.WebhookAuth == "" && !f.nativeAuthenticated() {
 			open(Pos{}, "BRIDGE_HTTP_ADDR", b.HTTPAddr, "POST /webhooks/8x8", "set BRIDGE_WEBHOOK_SECRET or BRIDGE_WEBHOOK_AUTHORIZATION")

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"reflect"
@@ -65,6 +66,8 @@ const (
 	// source: nats-server, MAX_PAYLOAD_MAX_SIZE.
 	maxMaxEvent   = 64 << 20
 	maxSecretFile = 1 << 20
+	// A connection takes some 16 KB, and as much again while its request's headers come.
+	minConnections, maxConnections = 8, 1 << 16
 )
 
 // LoadEnv reads the environment, given as a map (env.ToMap(os.Environ())), and
@@ -174,6 +177,7 @@ func (l *envLoader) parse() variables {
 		Environment: l.environ,
 		FuncMap: map[reflect.Type]env.ParserFunc{
 			reflect.TypeFor[time.Duration](): func(s string) (any, error) { return ParseDuration(s) },
+			reflect.TypeFor[netip.Prefix]():  func(s string) (any, error) { return parsePrefix(strings.TrimSpace(s)) },
 		},
 	})
 	// env takes "set but empty" for "not set" where there is a default.
@@ -201,6 +205,8 @@ func (l *envLoader) parse() variables {
 			l.fail(known.Name, "bad-duration", "write numbers with units, "+example, "is %q, which is no duration", value)
 		case parse.Type.Kind() == reflect.Bool:
 			l.fail(known.Name, "bad-value", "write true or false", "is %q, which is neither true nor false", value)
+		case parse.Type == reflect.TypeFor[[]netip.Prefix]():
+			l.fail(known.Name, "bad-address", "write addresses such as 10.0.0.7 or networks such as 10.0.0.0/8, separated by commas", "is %q, which holds something else", value)
 		case errors.Is(parse.Err, strconv.ErrRange):
 			l.fail(known.Name, "bad-value", example, "is %q, which is too large", value)
 		default:
@@ -246,6 +252,14 @@ func (l *envLoader) fold(v *variables) {
 		}
 	}
 	v.Bridge.HTTPOrigins = origins
+	v.Bridge.TLSClientNames = slices.DeleteFunc(trimmed(v.Bridge.TLSClientNames), func(name string) bool { return name == "" })
+}
+
+func trimmed(texts []string) []string {
+	for i, text := range texts {
+		texts[i] = strings.TrimSpace(text)
+	}
+	return texts
 }
 
 func (l *envLoader) checkNATS(e *Env) {
@@ -408,10 +422,31 @@ func (l *envLoader) checkBridge(e *Env) {
 	if !l.broken["BRIDGE_HTTP_RATE"] && b.HTTPRate < 0 {
 		l.fail("BRIDGE_HTTP_RATE", "bad-value", "write 0 for any rate", "is %d, less than nothing", b.HTTPRate)
 	}
+	if !l.broken["BRIDGE_HTTP_CLIENT_RATE"] && b.ClientRate < 0 {
+		l.fail("BRIDGE_HTTP_CLIENT_RATE", "bad-value", "write 0 for any rate", "is %d, less than nothing", b.ClientRate)
+	}
+	if !l.broken["BRIDGE_HTTP_CONNECTIONS"] && (b.Connections < minConnections || b.Connections > maxConnections) {
+		l.fail("BRIDGE_HTTP_CONNECTIONS", "bad-value", "", "is %d, and must be %d to %d", b.Connections, minConnections, maxConnections)
+	}
+	l.checkTLS(b)
 	if !l.broken["BRIDGE_MAX_EVENT"] && (b.MaxEvent < minMaxEvent || b.MaxEvent > maxMaxEvent) {
 		l.fail("BRIDGE_MAX_EVENT", "bad-value", "", "is %d, and must be %d to %d bytes", b.MaxEvent, minMaxEvent, maxMaxEvent)
 	}
 	l.checkChoice("BRIDGE_ENCODING", b.Encoding, "structured", "binary")
+}
+
+// checkTLS checks what belongs together. The files themselves are read by the listener.
+func (l *envLoader) checkTLS(b *BridgeEnv) {
+	for _, half := range [][4]string{
+		{"BRIDGE_TLS_CERT", b.TLSCert, "BRIDGE_TLS_KEY", b.TLSKey},
+		{"BRIDGE_TLS_KEY", b.TLSKey, "BRIDGE_TLS_CERT", b.TLSCert},
+		{"BRIDGE_TLS_CLIENT_CA", b.TLSClientCA, "BRIDGE_TLS_CERT", b.TLSCert},
+		{"BRIDGE_TLS_CLIENT_NAMES", strings.Join(b.TLSClientNames, ","), "BRIDGE_TLS_CLIENT_CA", b.TLSClientCA},
+	} {
+		if half[1] != "" && half[3] == "" {
+			l.fail(half[0], "half-set", "set "+half[2]+" as well", "is set, but %s is not", half[2])
+		}
+	}
 }
 
 func (l *envLoader) checkLog(e *LogEnv) {

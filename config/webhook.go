@@ -26,6 +26,9 @@ type Webhook struct {
 	Authorizations []Secret
 	// JWT is what a signed bearer token must be; nil asks for none.
 	JWT *JWT
+	// Clients are the names, one of which a client's certificate must have, or "*" for
+	// any certificate; empty asks for none.
+	Clients []string
 	// Addresses are where requests may come from, empty for anywhere; Proxies are
 	// the only peers whose X-Forwarded-For is believed.
 	Addresses, Proxies []netip.Prefix
@@ -45,7 +48,7 @@ type Webhook struct {
 
 // Authenticated says whether the configuration of a webhook asks for any proof.
 func (w *Webhook) Authenticated() bool {
-	return len(w.Bearer)+len(w.Secrets)+len(w.Authorizations)+len(w.Addresses) > 0 || w.Signature != nil || w.JWT != nil || w.Keys != ""
+	return len(w.Bearer)+len(w.Secrets)+len(w.Authorizations)+len(w.Addresses)+len(w.Clients) > 0 || w.Signature != nil || w.JWT != nil || w.Keys != ""
 }
 
 // JWT is a bearer token that an OAuth server signed, with RS256 or ES256.
@@ -171,7 +174,7 @@ func (d *decoder) template(o object, key string) Value {
 }
 
 func (d *decoder) webhookAuth(w *Webhook, v Value, native bool) {
-	keys := []string{"bearer", "authorization", "jwt", "signature", "addresses", "proxies"}
+	keys := []string{"bearer", "authorization", "jwt", "mtls", "signature", "addresses", "proxies"}
 	if native {
 		keys = []string{"secret", "authorization", "jwt", "signature", "keys", "addresses", "proxies"}
 	}
@@ -190,6 +193,9 @@ func (d *decoder) webhookAuth(w *Webhook, v Value, native bool) {
 	w.Authorizations = d.secrets(o, "authorization", true)
 	if j, ok := o.get("jwt"); ok {
 		w.JWT = d.jwt(j)
+	}
+	if m, ok := o.get("mtls"); ok && !native {
+		w.Clients = d.clients(m)
 	}
 	if n := count(o, "bearer", "authorization", "jwt"); n > 1 && !native {
 		d.fail(v.Pos, "bad-value", "keep one of them", "bearer, authorization and jwt are all about the Authorization header, and all that is asked for must fit")
@@ -236,6 +242,24 @@ func (d *decoder) jwt(v Value) *JWT {
 		d.fail(o.pos("keys"), "bad-address", "such as https://login.example.com/.well-known/jwks.json", `"keys" must be an https address`)
 	}
 	return &j
+}
+
+// clients are the names of mtls: {names: …}.
+func (d *decoder) clients(v Value) []string {
+	o := d.object(v, "mtls", "names")
+	if _, ok := d.required(o, "names"); !ok {
+		return nil
+	}
+	var names []string
+	for _, text := range d.texts(o, "names") {
+		if name := strings.TrimSpace(text.Value); name != "" {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 && o.has("names") {
+		d.fail(o.pos("names"), "bad-value", "such as shop.acme.internal or spiffe://acme.internal/shop, or \"*\" for any certificate", `"names" names nobody`)
+	}
+	return names
 }
 
 // secrets are the one or two live values of a secret.
@@ -326,13 +350,20 @@ func (d *decoder) signature(v Value) *Signature {
 func (d *decoder) prefixes(o object, key string) []netip.Prefix {
 	var prefixes []netip.Prefix
 	for _, text := range d.texts(o, key) {
-		if addr, err := netip.ParseAddr(text.Value); err == nil && addr.Zone() == "" {
-			prefixes = append(prefixes, netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()))
-		} else if prefix, err := netip.ParsePrefix(text.Value); err == nil {
-			prefixes = append(prefixes, prefix.Masked())
+		if prefix, err := parsePrefix(text.Value); err == nil {
+			prefixes = append(prefixes, prefix)
 		} else {
 			d.fail(text.Pos, "bad-address", "write an address such as 52.220.117.120, or a network such as 10.0.0.0/8", "%q is no address", text.Value)
 		}
 	}
 	return prefixes
+}
+
+// parsePrefix reads an address or a network.
+func parsePrefix(text string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
+		return netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()), nil
+	}
+	prefix, err := netip.ParsePrefix(text)
+	return prefix.Masked(), err
 }

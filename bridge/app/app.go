@@ -19,7 +19,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/nats-io/nats.go"
 
 	"github.com/bridge8x8/bridge8x8/bridge"
@@ -39,7 +38,10 @@ import (
 
 // Options is what an App is made of.
 type Options struct {
-	Env     config.Env
+	Env config.Env
+	// Environ reads the environment, and the files that it names, again: for secrets
+	// that change. Nil: they do not.
+	Environ func() (config.Env, config.Problems)
 	Version string
 	Logger  *slog.Logger
 	// File is the configuration; nil: it is read from Env.Bridge.Config, and again
@@ -65,12 +67,21 @@ type App struct {
 	catalog  *catalog.Catalog
 
 	public, admin net.Listener
-	server        *natsd.Server
-	conn          *bus.Conn
-	names         bus.Names
-	outbox        *bus.Outbox
-	ledger        atomic.Pointer[ledger.Ledger]
-	bridge        *bridge.Bridge
+	tls           *ingress.TLS // nil: plain HTTP
+	connections   *ingress.Connections
+	shared        *ingress.Shared
+	door          sync.Mutex // held while handler is made anew
+	handler       atomic.Pointer[http.Handler]
+	env           atomic.Pointer[config.Env] // o.Env with the newest secrets
+	rotating      sync.Mutex                 // guards trouble, and env against a second writer
+	trouble       string
+
+	server *natsd.Server
+	conn   *bus.Conn
+	names  bus.Names
+	outbox *bus.Outbox
+	ledger atomic.Pointer[ledger.Ledger]
+	bridge *bridge.Bridge
 
 	client *membrane.Client
 	mu     sync.Mutex // guards what follows against a reload
@@ -83,8 +94,9 @@ type App struct {
 	unlistenRequests func()
 
 	ready   chan struct{}
-	pending atomic.Pointer[string]         // what it is waiting for; nil once it is ready
-	serving atomic.Pointer[handlers.Table] // table, for the webhooks: they wait for no reload
+	pending atomic.Pointer[string] // what it is waiting for; nil once it is ready
+	serving atomic.Pointer[inUse]  // file and table, for the webhooks: they wait for no reload
+	seen    string                 // fingerprint of the configuration that was read last
 }
 
 const (
@@ -116,13 +128,15 @@ func New(o Options) (*App, error) {
 	}
 	a.observer = telemetry.NewObserver(a.metrics, a.log)
 	a.waitFor("the start")
+	a.env.Store(&o.Env)
 
 	file, table, err := a.load()
 	if err != nil {
 		return nil, err
 	}
 	a.file, a.table = file, table
-	a.serving.Store(table)
+	a.seen = a.fingerprint()
+	a.serving.Store(&inUse{file, table})
 	if a.client, err = a.membrane(); err != nil {
 		return nil, err
 	}
@@ -169,7 +183,7 @@ func (a *App) membrane() (*membrane.Client, error) {
 		return nil, problems
 	}
 	return membrane.New(membrane.Options{
-		SignIn:  a.o.SignIn,
+		SignIn: a.o.SignIn, Refresh: a.rotate,
 		BaseURL: m.APIURL, Token: m.Token, WorkspaceKey: m.WorkspaceKey, WorkspaceSecret: m.WorkspaceSecret, TenantKey: m.TenantKey,
 		RunLimit: m.RunLimit, Concurrency: a.o.Env.Bridge.Concurrency, UserAgent: "bridge8x8/" + a.o.Version,
 	})
@@ -178,12 +192,24 @@ func (a *App) membrane() (*membrane.Client, error) {
 func (a *App) listen() (err error) {
 	var binding net.ListenConfig
 	ctx := context.Background()
-	if addr := a.o.Env.Bridge.HTTPAddr; addr != "" {
+	b := a.o.Env.Bridge
+	if addr := b.HTTPAddr; addr != "" {
+		if b.TLSCert != "" {
+			if a.tls, err = ingress.NewTLS(b.TLSCert, b.TLSKey, b.TLSClientCA, a.log); err != nil {
+				return err
+			}
+		}
+		a.shared = ingress.NewShared(b.ClientRate, b.Proxies)
 		if a.public, err = binding.Listen(ctx, "tcp", addr); err != nil {
 			return fmt.Errorf("BRIDGE_HTTP_ADDR: %w", err)
 		}
+		a.connections = ingress.NewConnections(a.public, b.Connections)
+		a.public = a.connections
+		if a.tls != nil {
+			a.public = a.tls.Listen(a.public)
+		}
 	}
-	if addr := a.o.Env.Bridge.AdminAddr; addr != "" {
+	if addr := b.AdminAddr; addr != "" {
 		if a.admin, err = binding.Listen(ctx, "tcp", addr); err != nil {
 			a.unlisten()
 			return fmt.Errorf("BRIDGE_ADMIN_ADDR: %w", err)
@@ -221,6 +247,7 @@ func (a *App) connect() (*bus.Conn, error) {
 		}
 		extra = append(extra, a.server.Option())
 	}
+	extra = append(extra, bus.Credentials(a.newestNATS))
 	return bus.Connect(a.o.Env.NATS, b.Name, a.log, a.metrics.Connected, extra...)
 }
 
@@ -263,6 +290,7 @@ func (a *App) Run(ctx context.Context) error {
 		return err
 	}
 	defer stopHTTP()
+	background.Go(func() { a.watchFiles(life) })
 
 	if err := a.assemble(ctx, life, &background); err != nil {
 		if ctx.Err() != nil {
@@ -281,15 +309,13 @@ func (a *App) Run(ctx context.Context) error {
 
 	reload := time.NewTicker(reloadEvery)
 	defer reload.Stop()
-	seen := a.fingerprint()
 	for err == nil {
 		select {
 		case <-ctx.Done():
 			err = ctx.Err()
 		case err = <-failed:
 		case <-reload.C:
-			if now := a.fingerprint(); now != "" && now != seen {
-				seen = now
+			if a.changed() {
 				_ = a.Reload()
 			}
 		}
@@ -591,20 +617,10 @@ func (a *App) serve() (stop func(), failed chan error, err error) {
 	failed = make(chan error, 2)
 	var servers []*http.Server
 	if a.public != nil {
-		handler, err := ingress.New(ingress.Options{
-			Accept: bus.Intake{Conn: a.conn, Names: a.names}, Correlate: a.correlate,
-			Tokens: a.o.Env.Bridge.HTTPTokens, WebhookSecret: a.o.Env.Bridge.WebhookSecret, WebhookAuth: a.o.Env.Bridge.WebhookAuth,
-			Webhooks: a.file.Webhooks, Origins: a.o.Env.Bridge.HTTPOrigins, Rate: a.o.Env.Bridge.HTTPRate,
-			Answer: func(e *event.Event) ([]byte, bool, error) { return a.serving.Load().Answer(e) },
-			Wrap: func(webhook string, header map[string][]string, body []byte) (event.Event, error) {
-				return a.serving.Load().Wrap(webhook, header, body)
-			},
-			MaxEvent: a.o.Env.Bridge.MaxEvent, Commands: a.o.Env.Bridge.Commands, Ready: a.notReady, Logger: a.log,
-		})
-		if err != nil {
+		if err := a.openDoor(nil); err != nil {
 			return nil, nil, err
 		}
-		s := ingress.NewServer(a.public.Addr().String(), a.metrics.Requests(handler), a.log)
+		s := a.servePublic()
 		servers = append(servers, s)
 		go func() { failed <- s.Serve(a.public) }()
 	}
@@ -705,9 +721,11 @@ func (a *App) correlate(ctx context.Context, r native.Receipt) (ingress.Correlat
 
 // --- reload --------------------------------------------------------------------
 
-// Reload reads the configuration again and swaps the whole table of routes, or
-// nothing. Sources and webhooks are bound at the start, and keep until the next.
+// Reload reads the configuration, and the secrets, again and swaps the whole table
+// of routes and the webhooks, or nothing. Sources are bound at the start, and keep
+// until the next.
 func (a *App) Reload() error {
+	a.rotate()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.notStarted() != nil {
@@ -719,15 +737,19 @@ func (a *App) Reload() error {
 		a.log.Error("the configuration was not reloaded; the one before stays in use", "problems", err.Error())
 		return err
 	}
-	if !slices.EqualFunc(file.Sources, a.file.Sources, sameSource) || len(file.Webhooks) != len(a.file.Webhooks) {
-		a.log.Warn("sources and webhooks changed: restart to use them; routes and connections are in use now")
+	if !slices.EqualFunc(file.Sources, a.file.Sources, sameSource) {
+		a.log.Warn("sources changed: restart to use them; routes, connections and webhooks are in use now")
 	}
-	file.Sources, file.Webhooks = a.file.Sources, a.file.Webhooks
+	file.Sources = a.file.Sources
 	before := a.file
 	a.file = file
 	ctx, cancel := context.WithTimeout(a.life, 5*time.Second)
 	defer cancel()
-	if err := a.takeWaiting(ctx, a.life); err != nil { // what is set aside for a new connection must be taken too (R10)
+	err = a.takeWaiting(ctx, a.life) // what is set aside for a new connection must be taken too (R10)
+	if err == nil {
+		err = a.openDoor(&inUse{file, table})
+	}
+	if err != nil {
 		a.file = before
 		a.metrics.Reloaded(false)
 		a.log.Error("the configuration was not reloaded; the one before stays in use", "error", err)
@@ -744,7 +766,6 @@ func sameSource(x, y config.Source) bool {
 
 func (a *App) use(file *config.File, table *handlers.Table) {
 	a.file, a.table = file, table
-	a.serving.Store(table)
 	a.bridge.SetTable(table)
 	sources := []string{eventsName}
 	for _, s := range file.Sources {
@@ -764,8 +785,21 @@ func (a *App) use(file *config.File, table *handlers.Table) {
 	a.metrics.Reloaded(true)
 }
 
-// fingerprint tells one content of the configuration file from another; "" if
-// there is no file to watch, or it cannot be read just now.
+// changed says whether the configuration is another than the one that was read last.
+func (a *App) changed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.fingerprint()
+	if now == "" || now == a.seen {
+		return false
+	}
+	a.seen = now
+	return true
+}
+
+// fingerprint tells one content of the configuration file, and of the files that its
+// secrets are in, from another; "" if there is no file to watch, or it cannot be read
+// just now.
 func (a *App) fingerprint() string {
 	if a.o.File != nil {
 		return ""
@@ -774,6 +808,12 @@ func (a *App) fingerprint() string {
 	if err != nil {
 		return ""
 	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
+	all := sha256.New()
+	for _, path := range a.file.SecretFiles {
+		secret, _ := os.ReadFile(path) // that it is gone is a change, too
+		sum := sha256.Sum256(secret)
+		all.Write(sum[:])
+	}
+	all.Write(data)
+	return hex.EncodeToString(all.Sum(nil))
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,7 @@ type Conn struct {
 	Publisher *Publisher
 	// reconnects counts them: what was asked for before one is gone.
 	reconnects atomic.Int64
+	connected  atomic.Pointer[nats.Conn] // NC, for callbacks that may come before Connect ends
 }
 
 // Connect begins to connect and returns at once: a server that is away is
@@ -49,7 +51,7 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 	opts := []nats.Option{
 		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
 		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, reconnectWait),
-		nats.Timeout(2 * time.Second), nats.SetCustomDialer(dialer{net.Dialer{Timeout: 2 * time.Second}}), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
+		nats.Timeout(2 * time.Second), nats.SetCustomDialer(c.renewingNKey(env.NKey, dialer{net.Dialer{Timeout: 2 * time.Second}})), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(func(nc *nats.Conn) {
 			changed(true)
 			if down.Swap(false) {
@@ -77,6 +79,9 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 				log.Warn("NATS cannot be reached", "error", text(err))
 			}
 		}),
+		// A secret that is refused today is another tomorrow, or is on its way: it was
+		// changed at the server first.
+		nats.IgnoreAuthErrorAbort(),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			log.Warn("NATS reports an error", "error", text(err))
 		}),
@@ -109,6 +114,7 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	publisher.Store(c.Publisher)
+	c.connected.Store(c.NC)
 	return c, nil
 }
 
@@ -157,6 +163,57 @@ func authOptions(env config.NATSEnv) ([]nats.Option, error) {
 		})
 	}
 	return opts, nil
+}
+
+// Credentials asks for a token, or a user's password, anew whenever the connection
+// is made again, so that the newest is shown. What files hold (credentials, NKeys,
+// certificates) is read anew in any case.
+func Credentials(newest func() config.NATSEnv) nats.Option {
+	return func(o *nats.Options) error {
+		for _, server := range o.Servers {
+			if strings.Contains(server, "@") {
+				return nil // what an address says comes first, and stays
+			}
+		}
+		if o.Token != "" {
+			o.Token, o.TokenHandler = "", func() string { return newest().Token.Reveal() }
+		}
+		if o.User != "" {
+			o.User, o.Password = "", ""
+			o.UserInfo = func() (user, password string) {
+				e := newest()
+				return e.User, e.Password.Reveal()
+			}
+		}
+		return nil
+	}
+}
+
+// nkeyDialer reads who we are whenever it dials: the client reads the seed anew for
+// each signature, but the public key that goes with it only once.
+type nkeyDialer struct {
+	nats.CustomDialer
+	conn *Conn
+	seed string // the file
+}
+
+func (c *Conn) renewingNKey(seed string, d nats.CustomDialer) nats.CustomDialer {
+	if seed == "" {
+		return d
+	}
+	return nkeyDialer{d, c, seed}
+}
+
+// Dial is called with the client's lock, by the goroutine that signs next: the only
+// ones that look at the key.
+func (d nkeyDialer) Dial(network, address string) (net.Conn, error) {
+	if nc := d.conn.connected.Load(); nc != nil {
+		var newest nats.Options
+		if o, err := nats.NkeyOptionFromSeed(d.seed); err == nil && o(&newest) == nil {
+			nc.Opts.Nkey = newest.Nkey
+		}
+	}
+	return d.CustomDialer.Dial(network, address)
 }
 
 // Close ends the connection. Who waits for a PubAck is told that it is unclear.

@@ -7,28 +7,39 @@ import (
 	"strings"
 )
 
-// comesFrom says whether a request was sent from one of the addresses. Behind
-// proxies that are known, the sender is the last address of X-Forwarded-For that is
-// no proxy's: everything before it may be made up.
+// comesFrom says whether a request was sent from one of the addresses.
 func comesFrom(r *http.Request, addresses, proxies []netip.Prefix) bool {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return false
+	from, known := sender(r, proxies)
+	return known && within(from, addresses)
+}
+
+// sender is who sent a request. Behind proxies that are known, that is the last
+// address of X-Forwarded-For that is no proxy's: everything before it may be made
+// up. known is false where a proxy does not say.
+func sender(r *http.Request, proxies []netip.Prefix) (from netip.Addr, known bool) {
+	if from = peer(r); !within(from, proxies) {
+		return from, from.IsValid()
 	}
-	sender := peer.Addr().Unmap().WithZone("")
-	if within(sender, proxies) {
-		hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-		for _, hop := range slices.Backward(hops) {
-			addr, err := netip.ParseAddr(strings.TrimSpace(hop))
-			if err != nil {
-				return false // who stands there is not known
-			}
-			if sender = addr.Unmap().WithZone(""); !within(sender, proxies) {
-				break
-			}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, hop := range slices.Backward(hops) {
+		addr, err := netip.ParseAddr(strings.TrimSpace(hop))
+		if err != nil {
+			return netip.Addr{}, false
+		}
+		if from = addr.Unmap().WithZone(""); !within(from, proxies) {
+			break
 		}
 	}
-	return within(sender, addresses)
+	return from, true
+}
+
+// peer is the other end of a request's connection.
+func peer(r *http.Request) netip.Addr {
+	addr, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Addr().Unmap().WithZone("")
 }
 
 func within(addr netip.Addr, prefixes []netip.Prefix) bool {

@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -134,36 +135,66 @@ func (a answer) write(w http.ResponseWriter) {
 }
 
 // readBody reads a body of at most limit bytes. One that announces more is
-// refused unread.
-func readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, *answer) {
+// refused unread. done comes when the body is not needed any more.
+func (h *handler) readBody(w http.ResponseWriter, r *http.Request, limit int) (body []byte, a *answer, done func()) {
+	held := 0
+	done = func() {
+		if held > 0 {
+			h.Shared.bodies.give(held)
+		}
+	}
+	stop := func(a answer) ([]byte, *answer, func()) { return body, &a, done }
 	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
-		a := refuse(http.StatusUnsupportedMediaType, "unsupported_encoding", "the body is compressed; send it as it is").with("Accept-Encoding", "identity")
-		return nil, &a
+		return stop(refuse(http.StatusUnsupportedMediaType, "unsupported_encoding", "the body is compressed; send it as it is").with("Accept-Encoding", "identity"))
 	}
 	over := refuse(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("the body may have %d bytes", limit)).with("Connection", "close")
 	if r.ContentLength > int64(limit) {
-		return nil, &over
+		return stop(over)
 	}
-	size := r.ContentLength
-	if size < 0 {
-		size = 4 << 10
+	size := freeBody
+	if r.ContentLength >= 0 {
+		size = min(size, int(r.ContentLength))
 	}
-	body := make([]byte, 0, size+1) // one more, so that the end is seen without growing
-	limited := http.MaxBytesReader(w, r.Body, int64(limit))
+	body = make([]byte, 0, size+1) // one more, so that the end is seen without growing
+	limited := newSlowBody(w, http.MaxBytesReader(w, r.Body, int64(limit)))
 	for {
 		n, err := limited.Read(body[len(body):cap(body)])
 		body = body[:len(body)+n]
 		switch {
 		case err == io.EOF:
-			return body, nil
+			return body, nil, done
 		case err != nil:
 			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-				return body, &over
+				return stop(over)
 			}
-			a := refuse(http.StatusBadRequest, "incomplete", "the body could not be read to its end")
-			return body, &a
-		case len(body) == cap(body):
+			if isSlow(err) {
+				return stop(refuse(http.StatusRequestTimeout, "too_slow", "the body did not come in time").with("Connection", "close"))
+			}
+			return stop(refuse(http.StatusBadRequest, "incomplete", "the body could not be read to its end"))
+		case len(body) < cap(body):
+		case held > 0:
 			body = append(body, 0)[:len(body)]
+		default: // a long one: so much came that it is meant
+			want := limit
+			if r.ContentLength >= 0 {
+				want = int(r.ContentLength)
+			}
+			ctx, cancel := context.WithTimeout(r.Context(), bodyWait)
+			waited := time.Now()
+			held = h.Shared.bodies.take(ctx, want)
+			cancel()
+			if held == 0 {
+				return stop(unavailable(errBodies).with("Connection", "close"))
+			}
+			limited.start = limited.start.Add(time.Since(waited))
+			limited.extend()
+			if r.ContentLength >= 0 {
+				body = append(make([]byte, 0, want+1), body...)
+			} else {
+				body = append(body, 0)[:len(body)]
+			}
 		}
 	}
 }
+
+var errBodies = errors.New("too many long bodies come in at once")

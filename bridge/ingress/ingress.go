@@ -101,6 +101,13 @@ type Options struct {
 	// 1 MiB less 32 KiB, so that headers still fit into NATS's usual maximum.
 	// A batch may be eight times as long.
 	MaxEvent int
+	// Clients are the names, one of which a client's certificate must have to post to
+	// /events; empty asks for none. TLS checks them, and is required for it.
+	Clients []string
+	TLS     *TLS
+	// Shared is what the handlers before and after this one have in common with it.
+	// Defaults to one of its own, with which every client may ask as often as it likes.
+	Shared *Shared
 	// Commands lets com.8x8.run.* events in.
 	Commands bool
 
@@ -121,6 +128,11 @@ const (
 	// 8x8 wants its answer within 5 s (source: 8x8 whatsapp-webhooks.md).
 	nativeLimit = 4 * time.Second
 	storeLimit  = 10 * time.Second
+
+	// answerLimit is what is left for writing an answer, which is short.
+	answerLimit = 5 * time.Second
+	// bodyWait is how long a long body may wait for others to leave.
+	bodyWait = 5 * time.Second
 
 	// retryAfter is how long a sender is asked to wait when nothing can be stored.
 	retryAfter = 5 * time.Second
@@ -145,6 +157,7 @@ const warnEvery = 10 * time.Second
 type endpoint struct {
 	path    string
 	tokens  tokens
+	clients []string
 	limiter *rate.Limiter // nil: no limit
 
 	// Of a declared webhook only. All that is asked for must fit.
@@ -173,6 +186,12 @@ func New(o Options) (http.Handler, error) {
 	if slices.Contains(o.Tokens, "") {
 		return nil, errors.New("a bearer token of /events is empty; set it, or leave it out")
 	}
+	if o.Shared == nil {
+		o.Shared = NewShared(0, nil)
+	}
+	if len(o.Clients) > 0 && o.TLS == nil {
+		return nil, errNoTLS
+	}
 	h := &handler{Options: o, webhooks: make(map[string]*endpoint)}
 	endpointAt := func(path string, secrets []config.Secret) *endpoint {
 		e := &endpoint{path: path, tokens: newTokens(secrets)}
@@ -183,6 +202,7 @@ func New(o Options) (http.Handler, error) {
 		return e
 	}
 	h.events = endpointAt("/events", o.Tokens)
+	h.events.clients = o.Clients
 	for _, w := range o.Webhooks {
 		if w.Name == nativeName {
 			continue // see newProofs
@@ -196,9 +216,13 @@ func New(o Options) (http.Handler, error) {
 		if w.Event != nil && o.Wrap == nil {
 			return nil, fmt.Errorf("webhook %q: no Wrap to make events with", w.Name)
 		}
+		if len(w.Clients) > 0 && o.TLS == nil {
+			return nil, fmt.Errorf("webhook %q: %w", w.Name, errNoTLS)
+		}
 		e := endpointAt("/webhooks/"+w.Name, w.Bearer)
-		e.authorizations, e.jwt = newTokens(w.Authorizations), newBearer(w.JWT)
-		e.name, e.signature, e.addresses, e.proxies, e.wraps = w.Name, w.Signature, w.Addresses, w.Proxies, w.Event != nil
+		e.authorizations, e.jwt = newTokens(w.Authorizations), o.Shared.bearer(w.JWT)
+		e.name, e.signature, e.addresses, e.clients, e.wraps = w.Name, w.Signature, w.Addresses, w.Clients, w.Event != nil
+		e.proxies = slices.Concat(w.Proxies, o.Shared.proxies)
 		h.webhooks[w.Name] = e
 	}
 	h.native = newProofs(&o)
@@ -212,7 +236,18 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost || r.Method == http.MethodOptions {
 		seen.Method = r.Method
 	}
-	a := h.route(w, r, &seen)
+	var a answer
+	if wait := h.Shared.delay(r); wait > 0 {
+		a = refuse(http.StatusTooManyRequests, "client_rate_exceeded", "more requests than one client may make").after(wait)
+	} else {
+		a = h.route(w, r, &seen)
+	}
+	if len(r.TransferEncoding) > 0 {
+		// net/http takes a chunked body that announces a length, too, and keeps the
+		// connection. What came between two proxies of two minds would be the next
+		// request: there is none (RFC 9112, 6.1).
+		a = a.with("Connection", "close")
+	}
 	seen.Status, seen.Code = a.status, a.problem.Code
 	a.write(w)
 	seen.Took = time.Since(start)
@@ -264,6 +299,9 @@ func (h *handler) serveEvents(e *endpoint, w http.ResponseWriter, r *http.Reques
 	if len(e.addresses) > 0 && !comesFrom(r, e.addresses, e.proxies) {
 		return refuse(http.StatusForbidden, "address_not_allowed", "the sender's address is not one of those that are allowed here")
 	}
+	if refusal := h.certified(e.clients, r); refusal != nil {
+		return *refusal
+	}
 	a, byQuery := e.tokens.check(r)
 	if a == nil && len(e.authorizations) > 0 && !e.authorizations.fit(r.Header.Get("Authorization")) {
 		refusal := unauthorized("the Authorization header is not the one that is configured")
@@ -308,7 +346,8 @@ func (h *handler) takeEvents(e *endpoint, w http.ResponseWriter, r *http.Request
 	if mode == cloudevent.Batched {
 		limit *= batchFactor
 	}
-	body, a := readBody(w, r, limit)
+	body, a, done := h.readBody(w, r, limit)
+	defer done()
 	seen.Bytes = len(body)
 	if a != nil {
 		return *a
@@ -391,7 +430,8 @@ func (h *handler) serveNative(secret string, hasSecret bool, w http.ResponseWrit
 	if err := h.ready(); err != nil {
 		return unavailable(err)
 	}
-	body, a := readBody(w, r, h.MaxEvent)
+	body, a, done := h.readBody(w, r, h.MaxEvent)
+	defer done()
 	seen.Bytes = len(body)
 	if a != nil {
 		return *a
@@ -467,12 +507,14 @@ func NewServer(addr string, h http.Handler, logger *slog.Logger) *http.Server {
 		Addr:              addr,
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		// Counted from the end of the header: reading and storing must fit in.
-		WriteTimeout:   30*time.Second + storeLimit + 5*time.Second,
+		// readBody gives a body that keeps coming more, and the answer after it.
+		ReadTimeout:    bodyPatience,
+		WriteTimeout:   bodyPatience + bodyWait + storeLimit + answerLimit,
 		IdleTimeout:    2 * time.Minute,
 		MaxHeaderBytes: 32 << 10,
+		Protocols:      new(http.Protocols),
 	}
+	s.Protocols.SetHTTP1(true)
 	if logger != nil {
 		s.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
 	}

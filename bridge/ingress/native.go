@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -37,9 +38,10 @@ func newProofs(o *Options) proofs {
 			continue
 		}
 		secrets, authorizations = append(secrets, w.Secrets...), append(authorizations, w.Authorizations...)
-		p.signature, p.addresses, p.proxies, p.jwt = w.Signature, w.Addresses, w.Proxies, newBearer(w.JWT)
+		p.signature, p.addresses, p.jwt = w.Signature, w.Addresses, o.Shared.bearer(w.JWT)
+		p.proxies = slices.Concat(w.Proxies, o.Shared.proxies)
 		if w.Keys != "" {
-			p.keys = newKeyring(w.Keys)
+			p.keys = o.Shared.keyring(w.Keys)
 		}
 	}
 	p.secrets, p.authorizations = newTokens(secrets), newTokens(authorizations)

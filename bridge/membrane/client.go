@@ -63,6 +63,9 @@ type Options struct {
 	TenantKey       string
 	// SignIn gives the tokens of somebody who signed in.
 	SignIn TokenSource
+	// Refresh is called before a refusal of our token is believed: it may call
+	// SetSecrets. Optional.
+	Refresh func()
 	// RunLimit is the longest Membrane lets a run take. We wait 5 s longer.
 	// Defaults to 60 s.
 	RunLimit time.Duration
@@ -117,8 +120,8 @@ func New(o Options) (*Client, error) {
 	case o.RunLimit < 0 || o.Concurrency < 0:
 		return nil, errors.New("the run limit and the concurrency cannot be negative")
 	}
-	if strings.ContainsFunc(o.Token.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return nil, errors.New("MEMBRANE_TOKEN holds a space, a line break or a character that no token has")
+	if err := checkToken(o.Token); err != nil {
+		return nil, err
 	}
 	if o.RunLimit == 0 {
 		o.RunLimit = time.Minute
@@ -147,6 +150,23 @@ func New(o Options) (*Client, error) {
 		runs:    newTransport(o.Concurrency, o),
 		lookups: newTransport(lookupConns, o),
 	}, nil
+}
+
+func checkToken(token config.Secret) error {
+	if strings.ContainsFunc(token.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("MEMBRANE_TOKEN holds a space, a line break or a character that no token has")
+	}
+	return nil
+}
+
+// SetSecrets puts newer secrets in place of those that the client was made with.
+// Requests under way keep theirs.
+func (c *Client) SetSecrets(token, workspaceSecret config.Secret) error {
+	if err := checkToken(token); err != nil {
+		return err
+	}
+	c.tokens.set(token, workspaceSecret)
+	return nil
 }
 
 // Close closes idle connections. Requests under way are left alone.

@@ -27,10 +27,10 @@ const (
 // tokens gives each request its headers. They are built once per token and
 // shared by all requests that carry it: nobody may change them.
 type tokens struct {
-	fixed     http.Header // with a ready-made token, which belongs to one tenant
-	tenant    string      // ours
+	fixed     atomic.Pointer[http.Header] // with a ready-made token, which belongs to one tenant
+	tenant    string                      // ours
 	workspace string
-	secret    config.Secret
+	refresh   func() // may change the secrets; optional
 	now       func() time.Time
 	userAgent string
 
@@ -39,6 +39,7 @@ type tokens struct {
 	signedIn atomic.Pointer[minted]
 
 	mu     sync.Mutex
+	secret config.Secret
 	minted map[string]minted
 }
 
@@ -70,11 +71,12 @@ func newTokens(o Options) *tokens {
 		secret:    o.WorkspaceSecret,
 		now:       o.Now,
 		userAgent: o.UserAgent,
+		refresh:   o.Refresh,
 		source:    o.SignIn,
 		minted:    map[string]minted{},
 	}
 	if o.Token != "" {
-		t.fixed = t.headers(o.Token.Reveal())
+		t.fixed.Store(new(t.headers(o.Token.Reveal())))
 	}
 	return t
 }
@@ -94,11 +96,11 @@ func (t *tokens) header(tenant string) (http.Header, error) {
 	if tenant == "" {
 		tenant = t.tenant
 	}
-	if t.fixed != nil {
+	if fixed := t.fixed.Load(); fixed != nil {
 		if tenant != t.tenant {
 			return nil, errOtherTenant
 		}
-		return t.fixed, nil
+		return *fixed, nil
 	}
 	if t.source != nil {
 		if tenant != t.tenant {
@@ -172,11 +174,29 @@ func (t *tokens) fetch(refused config.Secret) (http.Header, error) {
 	return fresh.header, nil
 }
 
-// renew mints the tenant's token anew after the one in refused was refused. It
-// says whether the new one is another, so that there is any use in asking again.
+// set takes other secrets from now on, each in place of the one that was there.
+func (t *tokens) set(token, secret config.Secret) {
+	if t.fixed.Load() != nil {
+		t.fixed.Store(new(t.headers(token.Reveal())))
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.secret != secret {
+		t.secret = secret
+		clear(t.minted)
+	}
+}
+
+// renew looks for a newer secret, or mints the tenant's token anew, after the one in
+// refused was refused. It says whether the new one is another, so that there is any use in asking again.
 func (t *tokens) renew(tenant string, refused http.Header) bool {
-	if t.fixed != nil {
-		return false
+	if t.refresh != nil {
+		t.refresh()
+	}
+	if t.fixed.Load() != nil {
+		fresh, err := t.header(tenant)
+		return err == nil && fresh.Get("Authorization") != refused.Get("Authorization")
 	}
 	if t.source != nil {
 		fresh, err := t.fetch(config.Secret(strings.TrimPrefix(refused.Get("Authorization"), "Bearer ")))

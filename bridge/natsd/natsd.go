@@ -73,6 +73,9 @@ type Server struct {
 	lock *os.File
 	opts Options
 	stop sync.Once
+
+	mu      sync.Mutex // guards what follows, and the secrets in opts
+	running *server.Options
 }
 
 // Start locks the folder, starts a server on it and returns once it is ready:
@@ -112,7 +115,7 @@ func Start(o Options) (*Server, error) {
 		return nil, err
 	}
 
-	ns, err := server.NewServer(&server.Options{
+	running := &server.Options{
 		ServerName:             o.Name,
 		Host:                   host,
 		Port:                   port,
@@ -128,7 +131,8 @@ func Start(o Options) (*Server, error) {
 		MaxPayload:             o.MaxPayload,
 		NoSigs:                 true,
 		DisableJetStreamBanner: true,
-	})
+	}
+	ns, err := server.NewServer(running.Clone()) // which it changes
 	if err != nil {
 		filelock.Unlock(lock)
 		return nil, fmt.Errorf("cannot start the embedded NATS on folder %q: %w", o.Dir, err)
@@ -136,7 +140,7 @@ func Start(o Options) (*Server, error) {
 
 	log := &serverLog{to: o.Logger}
 	ns.SetLoggerV2(log, false, false, false)
-	s := &Server{nats: ns, lock: lock, opts: o}
+	s := &Server{nats: ns, lock: lock, opts: o, running: running}
 
 	// Start returns when all is up or when it gave up. That it gave up shows only
 	// in the fatal line it logs: by its own account the server is then running.
@@ -152,6 +156,8 @@ func Start(o Options) (*Server, error) {
 // port, whatever URL it is given.
 func (s *Server) Option() nats.Option {
 	return func(c *nats.Options) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		if s.opts.Token != "" {
 			c.Token = s.opts.Token
 		}
@@ -160,6 +166,23 @@ func (s *Server) Option() nats.Option {
 		}
 		return nats.InProcessServer(s.nats)(c)
 	}
+}
+
+// Rotate takes another password, or token, from now on. Who showed the old one is
+// thrown out, this process' own connections too.
+func (s *Server) Rotate(password, token string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.opts.Password == password && s.opts.Token == token {
+		return nil
+	}
+	running := s.running.Clone()
+	running.Password, running.Authorization = password, token
+	if err := s.nats.ReloadOptions(running.Clone()); err != nil {
+		return fmt.Errorf("the embedded NATS keeps its old secret: %w", err)
+	}
+	s.running, s.opts.Password, s.opts.Token = running, password, token
+	return nil
 }
 
 // Connect opens a connection inside the process. The caller must close it, best

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"net/http"
 	"strings"
 	"sync"
@@ -16,6 +17,26 @@ type tokens struct {
 	known map[string]caller
 	// revoked are access tokens of OAuth that were taken back.
 	revoked map[string]bool
+	// token and secret are the two fixed ways in, once they were changed.
+	token, secret string
+}
+
+// SetCredentials changes the fixed ways in: the token and the workspace's secret.
+// Those before are refused from now on. An empty one stays.
+func (s *Server) SetCredentials(token, workspaceSecret string) {
+	t := &s.tokens
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.token, t.secret = cmp.Or(token, t.token), cmp.Or(workspaceSecret, t.secret)
+	if workspaceSecret != "" {
+		t.known = nil
+	}
+}
+
+func (t *tokens) credentials() (token, secret string) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return cmp.Or(t.token, Token), cmp.Or(t.secret, WorkspaceSecret)
 }
 
 // caller is who a token speaks for.
@@ -43,11 +64,12 @@ type claims struct {
 
 // authenticate says who is calling.
 func (s *Server) authenticate(r *http.Request) (caller, *apiError) {
+	fixed, secret := s.tokens.credentials()
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	switch {
 	case !ok || token == "":
 		return caller{}, notAuthenticated("the request has no bearer token")
-	case token == Token:
+	case token == fixed:
 		return caller{tenant: DefaultTenant, admin: true}, nil
 	}
 	now := s.opts.Now()
@@ -57,7 +79,7 @@ func (s *Server) authenticate(r *http.Request) (caller, *apiError) {
 	if ok && (who.until.IsZero() || now.Before(who.until)) {
 		return who, nil
 	}
-	who, failed := s.verify(token)
+	who, failed := s.verify(token, secret)
 	if failed == nil && s.tokens.isRevoked(token) {
 		failed = notAuthenticated("the token was revoked")
 	}
@@ -65,22 +87,25 @@ func (s *Server) authenticate(r *http.Request) (caller, *apiError) {
 		return caller{}, failed
 	}
 	s.tokens.mu.Lock()
+	defer s.tokens.mu.Unlock()
+	if secret != cmp.Or(s.tokens.secret, WorkspaceSecret) {
+		return who, nil // it was changed meanwhile: this one was just in time
+	}
 	if s.tokens.known == nil || len(s.tokens.known) >= maxKnownTokens {
 		s.tokens.known = map[string]caller{}
 	}
 	s.tokens.known[token] = who
-	s.tokens.mu.Unlock()
 	return who, nil
 }
 
-func (s *Server) verify(token string) (caller, *apiError) {
+func (s *Server) verify(token, secret string) (caller, *apiError) {
 	if strings.HasPrefix(token, "pat-") {
 		return caller{}, notAuthenticated("the personal access token is not known here; the sandbox's is " + Token)
 	}
 	var c claims
 	_, err := jwt.ParseWithClaims(token, &c,
 		// The secret is used as it is, not base64-decoded, as the SDK does.
-		func(*jwt.Token) (any, error) { return []byte(WorkspaceSecret), nil },
+		func(*jwt.Token) (any, error) { return []byte(secret), nil },
 		jwt.WithValidMethods([]string{"HS256", "HS512"}), jwt.WithTimeFunc(s.opts.Now))
 	if err != nil {
 		return caller{}, notAuthenticated("the token is no valid JWT of this workspace: " + err.Error())

@@ -28,7 +28,8 @@ The controls need no token:
   POST   /_sandbox/webhook           sets it: {"url":"http://…","authorization":"Bearer …"}
   POST   /_sandbox/builds            how the next thing that is built ends: {"state":"SETUP_FAILED","message":"…"}
   POST   /_sandbox/connections/{key} puts a connection into a state: {"state":"CLIENT_ACTION_REQUIRED"}
-  POST   /_sandbox/reset             forgets everything except the webhook
+  POST   /_sandbox/credentials       changes the ways in: {"token":"pat-…","workspaceSecret":"…"}; the old ones are refused
+  POST   /_sandbox/reset             forgets everything except the webhook and the credentials
 `
 
 func (s *Server) controlRoutes(mux *http.ServeMux) {
@@ -61,6 +62,7 @@ func (s *Server) controlRoutes(mux *http.ServeMux) {
 		writeJSON(w, http.StatusOK, answer)
 	})
 	mux.HandleFunc("POST /_sandbox/webhook", s.controlWebhook)
+	mux.HandleFunc("POST /_sandbox/credentials", s.controlCredentials)
 	mux.HandleFunc("POST /_sandbox/builds", s.controlBuilds)
 	mux.HandleFunc("POST /_sandbox/connections/{connection}", s.controlConnection)
 	mux.HandleFunc("POST /_sandbox/reset", func(w http.ResponseWriter, _ *http.Request) {
@@ -158,6 +160,19 @@ func (s *Server) controlWebhook(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.SetWebhook(body.URL, body.Authorization)
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) controlCredentials(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Token           string `json:"token"`
+		WorkspaceSecret string `json:"workspaceSecret"`
+	}
+	if err := readControl(w, r, &body); err != nil {
+		writeControl(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	s.SetCredentials(body.Token, body.WorkspaceSecret)
 	w.WriteHeader(http.StatusNoContent)
 }
 

@@ -277,10 +277,11 @@ func (s *Server) oauthToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// A user's token acts for the default tenant too: which one a real one acts for is not published.
+	_, secret := s.tokens.credentials()
 	access, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
 		"iss": WorkspaceKey, "id": DefaultTenant, "exp": s.opts.Now().Add(s.opts.TokenLife).Unix(), "jti": newID(),
 		"isAdmin": grant.kind == tokenTypeUser,
-	}).SignedString([]byte(WorkspaceSecret))
+	}).SignedString([]byte(secret))
 	if err != nil {
 		panic(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bridge8x8/bridge8x8/bridge/app"
+	"github.com/bridge8x8/bridge8x8/config"
 )
 
 func newServe() *cobra.Command {
@@ -15,7 +16,8 @@ func newServe() *cobra.Command {
 		Use: "serve", Short: "run the bridge", Args: noArgs,
 		Long: `Runs the bridge from the environment and the YAML file that BRIDGE_CONFIG names,
 until SIGTERM or SIGINT. It waits for a NATS that is away. SIGHUP, or a change
-of the file, loads the routes again: the whole table, or nothing.
+of the file, loads the routes and webhooks again: the whole table, or nothing.
+Files that hold secrets and certificates are read again when they change.
 
 Without MEMBRANE_TOKEN, or the workspace's key and secret, it uses the sign-in of
 bridge8x8 login.`,
@@ -34,7 +36,7 @@ bridge8x8 login.`,
 			if err != nil {
 				return err
 			}
-			a, err := app.New(app.Options{Env: env, Version: versionText(), Logger: log, SignIn: signIn})
+			a, err := app.New(app.Options{Env: env, Environ: func() (config.Env, config.Problems) { return config.LoadEnv(environMap()) }, Version: versionText(), Logger: log, SignIn: signIn})
 			if err != nil {
 				return err
 			}
