@@ -1,10 +1,12 @@
 package bridgetest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -22,14 +24,32 @@ func NATSServerConfig(t testing.TB, conf string) *NATS {
 func newNATSServer(t testing.TB, conf string) *NATS {
 	t.Helper()
 	dir, addr := t.TempDir(), FreeAddr(t)
-	path := filepath.Join(dir, "nats.conf")
-	conf = fmt.Sprintf("listen: %q\n%s\n", addr, strings.ReplaceAll(conf, "{{dir}}", filepath.ToSlash(filepath.Join(dir, "store"))))
-	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	n := &NATS{URL: "nats://" + addr, addr: addr}
-	n.Program = newProgram(t, "nats-server", build(t, "nats-server", natsPackage), nil, "--config", path)
+	n := &NATS{URL: "nats://" + addr, addr: addr, conf: filepath.Join(dir, "nats.conf"), store: filepath.ToSlash(filepath.Join(dir, "store"))}
+	n.Program = newProgram(t, "nats-server", build(t, "nats-server", natsPackage), nil, "--config", n.conf)
+	n.write(conf)
 	return n
+}
+
+func (n *NATS) write(conf string) {
+	n.t.Helper()
+	conf = fmt.Sprintf("listen: %q\n%s\n", n.addr, strings.ReplaceAll(conf, "{{dir}}", n.store))
+	if err := os.WriteFile(n.conf, []byte(conf), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// Reconfigure gives a server that runs another configuration.
+func (n *NATS) Reconfigure(conf string) {
+	n.t.Helper()
+	reloads := len(n.Log.Lines("Reloaded server configuration"))
+	n.write(conf)
+	n.Signal(syscall.SIGHUP)
+	Await(n.t, "the server to take its new configuration", func() error {
+		if len(n.Log.Lines("Reloaded server configuration")) == reloads {
+			return errors.New("it has not")
+		}
+		return nil
+	})
 }
 
 // NATSCluster starts three servers that replicate JetStream, each a process of

@@ -210,6 +210,8 @@ type NATS struct {
 	*Program
 	URL  string
 	addr string
+	// Of a server with a configuration of the test's own.
+	conf, store string
 }
 
 // NATSServer starts the nats-server that go.mod names. Killed and started

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +32,8 @@ type Conn struct {
 	Publisher *Publisher
 	// reconnects counts them: what was asked for before one is gone.
 	reconnects atomic.Int64
-	connected  atomic.Pointer[nats.Conn] // NC, for callbacks that may come before Connect ends
+	connected  atomic.Pointer[nats.Conn] // NC, for what may happen before Connect ends
+	dial       *redialer
 }
 
 // Connect begins to connect and returns at once: a server that is away is
@@ -43,6 +45,7 @@ type Conn struct {
 // changed is told whether the connection is up, whenever that changes; it may be nil.
 func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up bool), extra ...nats.Option) (*Conn, error) {
 	c := &Conn{}
+	c.dial = &redialer{CustomDialer: dialer{net.Dialer{Timeout: 2 * time.Second}}, conn: c, nkey: env.NKey}
 	if changed == nil {
 		changed = func(bool) {}
 	}
@@ -51,7 +54,7 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 	opts := []nats.Option{
 		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
 		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, reconnectWait),
-		nats.Timeout(2 * time.Second), nats.SetCustomDialer(c.renewingNKey(env.NKey, dialer{net.Dialer{Timeout: 2 * time.Second}})), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
+		nats.Timeout(2 * time.Second), nats.SetCustomDialer(c.dial), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(func(nc *nats.Conn) {
 			changed(true)
 			if down.Swap(false) {
@@ -189,37 +192,52 @@ func Credentials(newest func() config.NATSEnv) nats.Option {
 	}
 }
 
-// nkeyDialer reads who we are whenever it dials: the client reads the seed anew for
-// each signature, but the public key that goes with it only once.
-type nkeyDialer struct {
+// redialer dials again and again for one connection. The client's lock is held
+// meanwhile, by the goroutine that signs in next: the only one that looks at the key.
+type redialer struct {
 	nats.CustomDialer
 	conn *Conn
-	seed string // the file
+	nkey string // the file of the seed; optional
+
+	mu   sync.Mutex
+	last net.Conn
 }
 
-func (c *Conn) renewingNKey(seed string, d nats.CustomDialer) nats.CustomDialer {
-	if seed == "" {
-		return d
-	}
-	return nkeyDialer{d, c, seed}
-}
-
-// Dial is called with the client's lock, by the goroutine that signs next: the only
-// ones that look at the key.
-func (d nkeyDialer) Dial(network, address string) (net.Conn, error) {
-	if nc := d.conn.connected.Load(); nc != nil {
+// Dial closes what it dialled before: the client forgets a connection on which it was
+// refused. And it reads who we are: the client reads the seed anew for each
+// signature, but the public key that goes with it only once.
+func (d *redialer) Dial(network, address string) (net.Conn, error) {
+	d.close()
+	if nc := d.conn.connected.Load(); nc != nil && d.nkey != "" {
 		var newest nats.Options
-		if o, err := nats.NkeyOptionFromSeed(d.seed); err == nil && o(&newest) == nil {
+		if o, err := nats.NkeyOptionFromSeed(d.nkey); err == nil && o(&newest) == nil {
 			nc.Opts.Nkey = newest.Nkey
 		}
 	}
-	return d.CustomDialer.Dial(network, address)
+	conn, err := d.CustomDialer.Dial(network, address)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.last = conn
+	return conn, nil
+}
+
+func (d *redialer) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.last != nil {
+		_ = d.last.Close()
+		d.last = nil
+	}
 }
 
 // Close ends the connection. Who waits for a PubAck is told that it is unclear.
 func (c *Conn) Close() {
 	c.Publisher.close()
 	c.NC.Close()
+	c.dial.close()
 }
 
 // Await waits until JetStream answers, or ctx ends.

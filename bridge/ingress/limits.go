@@ -102,7 +102,8 @@ func (s *Shared) delay(r *http.Request) time.Duration {
 }
 
 func (s *Shared) take(client netip.Addr, now time.Duration) time.Duration {
-	hash := maphash.Comparable(s.seed, network(client))
+	key := network(client).As16()
+	hash := maphash.Bytes(s.seed, key[:])
 	slot := func(i int) *atomic.Int64 { return &s.until[hash>>(16*i)%slots] }
 	least := int64(1<<63 - 1)
 	for i := range slotsOfEach {
