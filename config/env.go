@@ -78,9 +78,9 @@ type BridgeEnv struct {
 	// ClientRate is in requests per minute; 0 is no limit.
 	ClientRate int `env:"BRIDGE_HTTP_CLIENT_RATE" envDefault:"60000" doc:"requests per minute that the public listener takes from one client, by its address (IPv6: by its /64); a tenth of it at once. Clients on this machine are not limited; 0 is no limit"`
 	// Connections bounds those that are open at a time.
-	Connections int `env:"BRIDGE_HTTP_CONNECTIONS" envDefault:"512" doc:"connections that the public listener keeps at a time; at that many, whoever holds the most gives one up"`
-	// Proxies are trusted to say in X-Forwarded-For whom they speak for.
-	Proxies []netip.Prefix `env:"BRIDGE_HTTP_PROXIES" doc:"addresses and networks of proxies whose X-Forwarded-For is believed, separated by commas"`
+	Connections int `env:"BRIDGE_HTTP_CONNECTIONS" envDefault:"256" doc:"connections that the public listener keeps at a time; at that many, whoever holds the most gives one up"`
+	// Proxies, of BRIDGE_HTTP_PROXIES, are trusted to say in X-Forwarded-For whom they speak for.
+	Proxies []netip.Prefix
 	// TLSCert and TLSKey turn TLS on; TLSClientCA asks clients for a certificate, which
 	// they may do without where nothing demands one.
 	TLSCert     string `env:"BRIDGE_TLS_CERT" doc:"path of the public listener's certificate, with its chain; turns TLS on. Read again when it changes, as the next two are"`
@@ -111,9 +111,10 @@ type variables struct {
 	Membrane MembraneEnv
 	Bridge   BridgeEnv
 	Extra    struct {
-		KSink      string `env:"K_SINK" doc:"the same as BRIDGE_SINK_URL, as Knative's SinkBinding sets it"`
-		HTTPToken  Secret `env:"BRIDGE_HTTP_TOKEN" doc:"bearer token that POST /events accepts"`
-		HTTPToken2 Secret `env:"BRIDGE_HTTP_TOKEN_2" doc:"second bearer token, so that one can be rotated"`
+		KSink       string   `env:"K_SINK" doc:"the same as BRIDGE_SINK_URL, as Knative's SinkBinding sets it"`
+		HTTPToken   Secret   `env:"BRIDGE_HTTP_TOKEN" doc:"bearer token that POST /events accepts"`
+		HTTPProxies []string `env:"BRIDGE_HTTP_PROXIES" doc:"addresses and networks of proxies whose X-Forwarded-For is believed, separated by commas"`
+		HTTPToken2  Secret   `env:"BRIDGE_HTTP_TOKEN_2" doc:"second bearer token, so that one can be rotated"`
 	}
 	Log LogEnv
 }

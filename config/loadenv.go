@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"maps"
 	"net"
-	"net/netip"
 	"net/url"
 	"os"
 	"reflect"
@@ -177,7 +176,6 @@ func (l *envLoader) parse() variables {
 		Environment: l.environ,
 		FuncMap: map[reflect.Type]env.ParserFunc{
 			reflect.TypeFor[time.Duration](): func(s string) (any, error) { return ParseDuration(s) },
-			reflect.TypeFor[netip.Prefix]():  func(s string) (any, error) { return parsePrefix(strings.TrimSpace(s)) },
 		},
 	})
 	// env takes "set but empty" for "not set" where there is a default.
@@ -205,8 +203,6 @@ func (l *envLoader) parse() variables {
 			l.fail(known.Name, "bad-duration", "write numbers with units, "+example, "is %q, which is no duration", value)
 		case parse.Type.Kind() == reflect.Bool:
 			l.fail(known.Name, "bad-value", "write true or false", "is %q, which is neither true nor false", value)
-		case parse.Type == reflect.TypeFor[[]netip.Prefix]():
-			l.fail(known.Name, "bad-address", "write addresses such as 10.0.0.7 or networks such as 10.0.0.0/8, separated by commas", "is %q, which holds something else", value)
 		case errors.Is(parse.Err, strconv.ErrRange):
 			l.fail(known.Name, "bad-value", example, "is %q, which is too large", value)
 		default:
@@ -252,6 +248,17 @@ func (l *envLoader) fold(v *variables) {
 		}
 	}
 	v.Bridge.HTTPOrigins = origins
+	for _, text := range trimmed(v.Extra.HTTPProxies) {
+		if text == "" {
+			continue
+		}
+		prefix, err := parsePrefix(text)
+		if err != nil {
+			l.fail("BRIDGE_HTTP_PROXIES", "bad-address", "write addresses such as 10.0.0.7 or networks such as 10.0.0.0/8, separated by commas", "holds %q, which is no address", text)
+			continue
+		}
+		v.Bridge.Proxies = append(v.Bridge.Proxies, prefix)
+	}
 	v.Bridge.TLSClientNames = slices.DeleteFunc(trimmed(v.Bridge.TLSClientNames), func(name string) bool { return name == "" })
 }
 

@@ -81,7 +81,7 @@ func secretsChange(t *testing.T, authorization string, more map[string]string, w
 	box.Control("credentials", membrane(now))
 	env := map[string]string{
 		"NATS_TOKEN_FILE": mount.Path("nats"), "MEMBRANE_TOKEN": "", "MEMBRANE_TOKEN_FILE": mount.Path("membrane"), "BRIDGE_HTTP_TOKEN_FILE": mount.Path("http"),
-		"BRIDGE_WEBHOOK_AUTHORIZATION_FILE": mount.Path("hook"), "BRIDGE_WEBHOOK_SECRET_FILE": mount.Path("path"), "SHOP_FILE": mount.Path("shop"), "BRIDGE_ACK_WAIT": "2s",
+		"BRIDGE_WEBHOOK_AUTHORIZATION_FILE": mount.Path("hook"), "BRIDGE_WEBHOOK_SECRET_FILE": mount.Path("path"), "SHOP_FILE": mount.Path("shop"), "BRIDGE_ACK_WAIT": "1s", "MEMBRANE_RUN_LIMIT": "1s",
 	}
 	for name, value := range more {
 		env[name] = value

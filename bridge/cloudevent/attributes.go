@@ -3,6 +3,7 @@ package cloudevent
 import (
 	"mime"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -147,8 +148,15 @@ func (r *reading) set(a attr, v string) *MalformedError {
 	return nil
 }
 
+// mostExtensions is far beyond what anybody uses. Without a bound an event of a
+// megabyte is tens of thousands of them, each a member of a map.
+const mostExtensions = 256
+
 // nameExtension checks an extension's name, which may be used once.
 func (r *reading) nameExtension(name string) *MalformedError {
+	if len(r.ctx.Extensions)+len(r.nulls) >= mostExtensions {
+		return malformed("", "has more than "+strconv.Itoa(mostExtensions)+" extension attributes")
+	}
 	if name == "" {
 		return malformed("", "an attribute has an empty name")
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"strconv"
 	"unicode/utf8"
 )
@@ -230,6 +231,13 @@ func (p *payload) into(e *Event) *MalformedError {
 	return nil
 }
 
+// MostInBatch is how many events a batch may hold. A batch of more is ErrTooMany,
+// whatever they are: millions of items fit into a few megabytes.
+const MostInBatch = 1000
+
+// ErrTooMany is a batch that holds more than MostInBatch items.
+var ErrTooMany = errors.New("a batch may hold " + strconv.Itoa(MostInBatch) + " events; split it")
+
 // SplitBatch gives the items of a batch in the JSON format, without reading
 // them as events. The error is a *MalformedError.
 func SplitBatch(data []byte) ([]json.RawMessage, error) {
@@ -248,6 +256,9 @@ func SplitBatch(data []byte) ([]json.RawMessage, error) {
 			from := s.pos
 			if err := s.value(0); err != nil {
 				return nil, err
+			}
+			if len(items) == MostInBatch {
+				return nil, ErrTooMany
 			}
 			items = append(items, json.RawMessage(s.data[from:s.pos]))
 			s.space()

@@ -82,6 +82,9 @@ func tooLarge(limit int) string {
 
 // unreadable is the answer to what is no CloudEvent.
 func unreadable(err error) answer {
+	if errors.Is(err, cloudevent.ErrTooMany) {
+		return refuse(http.StatusRequestEntityTooLarge, "batch_too_long", err.Error())
+	}
 	if e, ok := errors.AsType[*cloudevent.BatchError](err); ok {
 		a := refuse(http.StatusBadRequest, "malformed", fmt.Sprintf("%d of the batch's items are no events; nothing was stored", len(e.Items)))
 		if len(e.Items) == 1 {

@@ -123,7 +123,6 @@ type Options struct {
 const (
 	defaultMaxEvent = 1<<20 - 32<<10
 	batchFactor     = 8
-	maxBatch        = 1000 // events in a batch
 
 	// 8x8 wants its answer within 5 s (source: 8x8 whatsapp-webhooks.md).
 	nativeLimit = 4 * time.Second
@@ -389,10 +388,6 @@ func (h *handler) takeEvents(e *endpoint, w http.ResponseWriter, r *http.Request
 
 // admit applies what depends on an event's content: its size and its type.
 func (h *handler) admit(mode cloudevent.Mode, messages []cloudevent.Message) *answer {
-	if len(messages) > maxBatch {
-		a := refuse(http.StatusRequestEntityTooLarge, "batch_too_long", fmt.Sprintf("a batch may hold %d events; split it", maxBatch))
-		return &a
-	}
 	var large, reserved []itemProblem
 	for i := range messages {
 		if len(messages[i].Data) > h.MaxEvent {
@@ -511,7 +506,7 @@ func NewServer(addr string, h http.Handler, logger *slog.Logger) *http.Server {
 		ReadTimeout:    bodyPatience,
 		WriteTimeout:   bodyPatience + bodyWait + storeLimit + answerLimit,
 		IdleTimeout:    2 * time.Minute,
-		MaxHeaderBytes: 32 << 10,
+		MaxHeaderBytes: 16 << 10,
 		Protocols:      new(http.Protocols),
 	}
 	s.Protocols.SetHTTP1(true)

@@ -41,8 +41,8 @@ const (
 
 	// bodiesAtOnce is how many bytes of bodies may be in memory, those left out that
 	// are shorter than freeBody: these are bounded by the number of connections.
-	bodiesAtOnce = 16 << 20
-	freeBody     = 16 << 10
+	bodiesAtOnce = 8 << 20
+	freeBody     = 8 << 10
 
 	// A body has bodyPatience, and a second more for each slowestBody bytes that came.
 	bodyPatience = 10 * time.Second
