@@ -33,6 +33,7 @@ func TestEnvDefaults(t *testing.T) {
 			Name: "bridge8x8", Config: "bridge.yaml", DataDir: "./data", Prefix: "bridge",
 			HTTPAddr: "127.0.0.1:8080", AdminAddr: "127.0.0.1:9090", Concurrency: 64,
 			AckWait: 30 * time.Second, Grace: 25 * time.Second, Replicas: 1, Retention: 72 * time.Hour,
+			ClientRate: 60000, Connections: 256,
 			MaxEvent: 1<<20 - 32<<10, Encoding: "structured",
 		},
 		Log: config.LogEnv{Level: "info"},
@@ -73,7 +74,7 @@ func TestEnvEverything(t *testing.T) {
 			Name: "eu-1", Config: "x.yaml", DataDir: "/data", Prefix: "b_2-x", HTTPAddr: ":80", AdminAddr: "[::1]:90",
 			Concurrency: 4096, AckWait: time.Second, Replicas: 3, Retention: 7 * 24 * time.Hour, Commands: true,
 			SinkURL: "http://sink.example.com/x", HTTPTokens: []config.Secret{"two"}, AllowUnauthenticated: true,
-			HTTPOrigins: []string{"a.example.com", "*"}, HTTPRate: 600, MaxEvent: 65536,
+			HTTPOrigins: []string{"a.example.com", "*"}, HTTPRate: 600, ClientRate: 60000, Connections: 256, MaxEvent: 65536,
 			WebhookSecret: "ws", WebhookAuth: "Bearer wa", Encoding: "binary",
 		},
 		Log: config.LogEnv{Level: "debug", Format: "json"},
@@ -124,6 +125,11 @@ func TestEnvProblems(t *testing.T) {
 		{"bad prefix", map[string]string{"BRIDGE_PREFIX": "a.b"}, `error: BRIDGE_PREFIX is "a.b", which cannot be part of a NATS subject (bad-name)`},
 		{"bad name", map[string]string{"BRIDGE_NAME": "a b"}, `error: BRIDGE_NAME is "a b", which cannot be part of the source of an event (bad-name)`},
 		{"no port", map[string]string{"BRIDGE_HTTP_ADDR": "localhost"}, `error: BRIDGE_HTTP_ADDR is "localhost", which is no address to listen on (bad-address)`},
+		{"bad proxy", map[string]string{"BRIDGE_HTTP_PROXIES": "10.0.0.0/8, proxy"}, `error: BRIDGE_HTTP_PROXIES holds "proxy", which is no address (bad-address)`},
+		{"negative client rate", map[string]string{"BRIDGE_HTTP_CLIENT_RATE": "-1"}, `error: BRIDGE_HTTP_CLIENT_RATE is -1, less than nothing (bad-value)`},
+		{"no connections", map[string]string{"BRIDGE_HTTP_CONNECTIONS": "0"}, `error: BRIDGE_HTTP_CONNECTIONS is 0, and must be 8 to 65536 (bad-value)`},
+		{"half of TLS", map[string]string{"BRIDGE_TLS_CERT": "c"}, `error: BRIDGE_TLS_CERT is set, but BRIDGE_TLS_KEY is not (half-set)`},
+		{"clients without a CA", map[string]string{"BRIDGE_TLS_CLIENT_NAMES": " a , b"}, `error: BRIDGE_TLS_CLIENT_NAMES is set, but BRIDGE_TLS_CLIENT_CA is not (half-set)`},
 		{"bad port", map[string]string{"BRIDGE_ADMIN_ADDR": ":http"}, `error: BRIDGE_ADMIN_ADDR is ":http", which is no address to listen on (bad-address)`},
 		{"same address", map[string]string{"BRIDGE_ADMIN_ADDR": "127.0.0.1:8080"}, `error: BRIDGE_ADMIN_ADDR and BRIDGE_HTTP_ADDR are both "127.0.0.1:8080" (same-address)`},
 		{"both on any port", map[string]string{"BRIDGE_ADMIN_ADDR": "127.0.0.1:0", "BRIDGE_HTTP_ADDR": "127.0.0.1:0"}, ``},
@@ -317,7 +323,7 @@ func TestCheckListeners(t *testing.T) {
 		{"loopback", nil, ""},
 		{"everything open", map[string]string{"BRIDGE_HTTP_ADDR": ":8080", "BRIDGE_ADMIN_ADDR": "0.0.0.0:9090", "NATS_URL": "embedded", "BRIDGE_NATS_ADDR": ":4222"},
 			`error: BRIDGE_HTTP_ADDR (:8080) listens beyond loopback without authentication for POST /events (unauthenticated-listener)
-    hint: set BRIDGE_HTTP_TOKEN, or listen on 127.0.0.1, or set BRIDGE_ALLOW_UNAUTHENTICATED=true
+    hint: set BRIDGE_HTTP_TOKEN, or BRIDGE_TLS_CLIENT_NAMES, or listen on 127.0.0.1, or set BRIDGE_ALLOW_UNAUTHENTICATED=true
 error: BRIDGE_HTTP_ADDR (:8080) listens beyond loopback without authentication for POST /webhooks/8x8 (unauthenticated-listener)
     hint: set BRIDGE_WEBHOOK_SECRET or BRIDGE_WEBHOOK_AUTHORIZATION, or listen on 127.0.0.1, or set BRIDGE_ALLOW_UNAUTHENTICATED=true
 x.yaml:3:3: error: BRIDGE_HTTP_ADDR (:8080) listens beyond loopback without authentication for POST /webhooks/open (unauthenticated-listener)
