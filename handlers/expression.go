@@ -1,10 +1,13 @@
 package handlers
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math/big"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -140,6 +143,9 @@ func failure(err error) string {
 	if long, ok := errors.AsType[*repeatError](err); ok {
 		return long.Error()
 	}
+	if long, ok := errors.AsType[*sumError](err); ok {
+		return long.Error()
+	}
 	text := err.Error()
 	for _, known := range failures {
 		rest, found := strings.CutPrefix(text, known)
@@ -179,8 +185,10 @@ func (*repeatError) Error() string {
 // number in an event, in one step that nothing can interrupt.
 const multiply = "_bridge_multiply"
 
-var product = func() *gojq.Code {
-	q, err := gojq.Parse(".[0] * .[1]")
+var product = operator(".[0] * .[1]")
+
+func operator(text string) *gojq.Code {
+	q, err := gojq.Parse(text)
 	if err != nil {
 		panic(err)
 	}
@@ -189,7 +197,7 @@ var product = func() *gojq.Code {
 		panic(err)
 	}
 	return code
-}()
+}
 
 func multiplied(_ any, operands []any) any {
 	text, isText := operands[0].(string)
@@ -201,8 +209,84 @@ func multiplied(_ any, operands []any) any {
 	if isText && isNumber && float64(len(text))*times > longestRepeated {
 		return &repeatError{}
 	}
+	if isLongNumber(operands[0]) || isLongNumber(operands[1]) {
+		return &sumError{}
+	}
 	result, _ := product.Run(operands).Next()
 	return result
+}
+
+// plus stands for the operator +, by which a loop of a few steps would make a text or
+// a list of any size.
+const plus = "_bridge_plus"
+
+var sum = operator(".[0] + .[1]")
+
+func added(_ any, operands []any) any {
+	long := func(v any) int {
+		switch v := v.(type) {
+		case string:
+			return len(v)
+		case []any:
+			return len(v)
+		}
+		return 0
+	}
+	if long(operands[0])+long(operands[1]) > largestInput {
+		return &sumError{}
+	}
+	result, _ := sum.Run(operands).Next()
+	return result
+}
+
+// sumError is a text or a list that became too long. It holds no value.
+type sumError struct{}
+
+func (*sumError) Error() string {
+	return fmt.Sprintf("adds up to a text or a list of more than %d", largestInput)
+}
+
+// longestNumber bounds what numbers are multiplied: their digits double each time.
+const longestNumber = 10_000 // bits
+
+func isLongNumber(v any) bool {
+	n, ok := v.(*big.Int)
+	if text, isText := v.(json.Number); isText {
+		return len(text) > longestNumber/4
+	}
+	return ok && n.BitLen() > longestNumber
+}
+
+// indexes are the functions beside the updates that make a list as long as an
+// index says, and slow those that loop as often as a number in an event says.
+var indexes = []string{"setpath", "fromstream"}
+
+var slow = []string{"jn", "yn"}
+
+// largestIndex is what a list may be made to be long by an update.
+const largestIndex = 10_000
+
+// hasFixedPlaces says whether the lists that an update may make have a length that
+// no event can choose.
+func hasFixedPlaces(path *gojq.Query) bool {
+	fixed := true
+	visit(reflect.ValueOf(path), func(node any) {
+		i, ok := node.(*gojq.Index)
+		if !ok || i.Name != "" || i.Str != nil || i.IsSlice {
+			return
+		}
+		if _, isName := indexName(i); isName {
+			return
+		}
+		n := 0
+		if i.Start != nil && i.Start.Term != nil && i.Start.Term.Type == gojq.TermTypeNumber && len(i.Start.Term.SuffixList) == 0 {
+			n, _ = strconv.Atoi(i.Start.Term.Number)
+		} else {
+			n = -1
+		}
+		fixed = fixed && 0 <= n && n <= largestIndex
+	})
+	return fixed
 }
 
 // unavailable are the words through which jq reaches beyond its input.
@@ -244,7 +328,7 @@ func compileJQ(text string) (path []string, code *gojq.Code, failed *jqError) {
 		return nil, nil, failed
 	}
 	path = asPath(query)
-	code, err = gojq.Compile(query, gojq.WithFunction(multiply, 2, 2, multiplied))
+	code, err = gojq.Compile(query, gojq.WithFunction(multiply, 2, 2, multiplied), gojq.WithFunction(plus, 2, 2, added))
 	if err != nil {
 		// These name functions and variables of the expression, and hold no data.
 		failed := &jqError{code: "jq-compile", msg: err.Error()}
@@ -291,6 +375,13 @@ func checkCalls(query *gojq.Query, text string) (failed *jqError) {
 			switch node.Op {
 			case gojq.OpUpdateMul:
 				refuse("*=", "write .a = .a * 2 for .a *= 2", "the operator *= is not available in a route")
+			case gojq.OpAssign, gojq.OpModify, gojq.OpUpdateAdd, gojq.OpUpdateSub, gojq.OpUpdateDiv, gojq.OpUpdateMod, gojq.OpUpdateAlt:
+				if !hasFixedPlaces(node.Left) {
+					refuse("", "write the place as a number, up to 10000, or build the list with map( )", "the place in a list that is updated must be the same for all events")
+				}
+			case gojq.OpAdd:
+				node.Term = &gojq.Term{Type: gojq.TermTypeFunc, Func: &gojq.Func{Name: plus, Args: []*gojq.Query{node.Left, node.Right}}}
+				node.Op, node.Left, node.Right = 0, nil, nil
 			case gojq.OpMul:
 				node.Term = &gojq.Term{Type: gojq.TermTypeFunc, Func: &gojq.Func{Name: multiply, Args: []*gojq.Query{node.Left, node.Right}}}
 				node.Op, node.Left, node.Right = 0, nil, nil
@@ -302,6 +393,10 @@ func checkCalls(query *gojq.Query, text string) (failed *jqError) {
 		case *gojq.Func:
 			if slices.Contains(unavailable, node.Name) {
 				refuse(node.Name, "an expression sees the event, and nothing else", "%q is not available in a route", node.Name)
+			}
+			if slices.Contains(slow, node.Name) || slices.Contains(indexes, node.Name) ||
+				node.Name == "pick" && len(node.Args) == 1 && !hasFixedPlaces(node.Args[0]) {
+				refuse(node.Name, "", "%q is not available in a route: an event could choose how much it takes", node.Name)
 			}
 			isPattern := len(node.Args) > 0 && slices.Contains(patterns, node.Name) || node.Name == "split" && len(node.Args) == 2
 			if isPattern && !isConstant(node.Args[0]) {

@@ -124,7 +124,7 @@ func a1(text string, one bool) func(*attacker) string {
 
 // head is the beginning of a request that may post, with more lines.
 func head(more ...string) string {
-	return "POST /events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + attackedToken + "\r\n" + strings.Join(more, "") + "\r\n"
+	return "POST /events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + attackedToken + "\r\n" + strings.Join(more, "\r\n") + "\r\n"
 }
 
 const jsonType = "Content-Type: application/cloudevents+json"
@@ -144,7 +144,7 @@ func chunked(wire string) func(*attacker) string {
 
 // at posts to an address with headers, without what may.
 func at(path, body string, more ...string) func(*attacker) string {
-	return say("POST " + path + " HTTP/1.1\r\nHost: x\r\n" + strings.Join(append(more, "Content-Length: "+strconv.Itoa(len(body))), "") + "\r\n\r\n" + body)
+	return say("POST " + path + " HTTP/1.1\r\nHost: x\r\n" + strings.Join(append(more, "Content-Length: "+strconv.Itoa(len(body))), "\r\n") + "\r\n\r\n" + body)
 }
 
 // drip sends a beginning and then a byte at a time, until it is cut off.
@@ -257,7 +257,7 @@ func attacks(t *testing.T, ca *bridgetest.CA) []attack {
 		for i := range n {
 			fmt.Fprintf(&b, "%s%d: x\r\n", prefix, i)
 		}
-		return strings.TrimSuffix(b.String(), "")
+		return strings.TrimSuffix(b.String(), "\r\n")
 	}
 	plain := []attack{
 		// What is no request.
