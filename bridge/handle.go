@@ -136,6 +136,18 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 			return b.conclude(ctx, e, p, p.failed(inputReason(err), err.Error(), nil))
 		}
 
+		// a route's at_most, counted when its event is first met
+		if p.handler.AtMost != nil && p.rec.State == "" && p.replay == 0 {
+			ok, err := b.within(ctx, p)
+			if err != nil {
+				b.Observer.Trouble("cannot count what at_most allows", "route", p.route, "error", err)
+				return fate{kind: again, delay: troubleDelay}
+			}
+			if !ok {
+				return b.conclude(ctx, e, p, p.failed(ReasonOverLimit, p.handler.AtMost.String(), nil))
+			}
+		}
+
 		// gate (R9), and a slot among the runs in flight
 		pass, held := b.gates.enter(p.frozen)
 		if held != nil {
@@ -324,7 +336,8 @@ type pair struct {
 	storedAt time.Time
 	e        *occurrence
 	placeErr error
-	made     *made // its input, if that was made beforehand
+	made     *made  // its input, if that was made beforehand
+	per      string // what the route's at_most counts by, made with the input
 }
 
 // known finds what the ledger already knows of an event: the routes that
@@ -472,7 +485,11 @@ func (p *pair) input() (map[string]any, error) {
 	if p.placeErr != nil {
 		return nil, p.placeErr
 	}
-	return p.handler.Input(p.e.view())
+	input, err := p.handler.Input(p.e.view())
+	if err == nil && p.handler.AtMost != nil {
+		p.per, err = p.handler.AtMost.By(p.e.view())
+	}
+	return input, err
 }
 
 // refer puts our reference into the input (R3, R15), and counts its texts'
@@ -481,6 +498,9 @@ func (p *pair) input() (map[string]any, error) {
 // and the ledger notes what that stands for.
 func (b *Bridge) refer(ctx context.Context, p *pair, input map[string]any) *catalog.SMS {
 	a := p.handler.Action
+	if p.handler.Replies {
+		b.noteRecipient(ctx, p, input)
+	}
 	reference := Reference(p.key, p.rec.Try)
 	switch a.Reference {
 	case catalog.ClientMessageID:

@@ -48,7 +48,7 @@ type ResultError struct {
 // somebody replays it: what was wrong was not the event.
 var retryable = map[Reason]bool{
 	ReasonMapping: true, ReasonExpired: true, ReasonAttemptsExhausted: true, ReasonRouteRemoved: true,
-	ReasonUnledgered: true, ReasonUnauthorized: true, ReasonActionMissing: true, ReasonNotReady: true,
+	ReasonUnledgered: true, ReasonUnauthorized: true, ReasonActionMissing: true, ReasonNotReady: true, ReasonOverLimit: true,
 }
 
 // ResultType is the type of a result event.

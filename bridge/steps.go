@@ -237,7 +237,9 @@ func (b *Bridge) publish(ctx context.Context, e *occurrence, p *pair) fate {
 	var err error
 	switch p.rec.State {
 	case Succeeded:
-		err = b.Outbox.Result(ctx, b.result(p))
+		if err = b.noteSent(ctx, p); err == nil {
+			err = b.Outbox.Result(ctx, b.result(p))
+		}
 	case Failed:
 		if p.rec.Reason == ReasonDiscarded || e.recalled { // a person gave up on it, or has its letter already
 			err = b.Outbox.Result(ctx, b.result(p))

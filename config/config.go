@@ -97,7 +97,20 @@ type Route struct {
 	// ProxyForwards says that a proxy stands before Membrane which may pass a request
 	// on and then answer 503 itself, so that a 503 proves nothing.
 	ProxyForwards bool
-	Tests         []RouteTest
+	// Replies ties inbound messages to the last one that was sent to their number.
+	Replies    bool
+	RepliesPos Pos
+	AtMost     AtMost
+	Tests      []RouteTest
+}
+
+// AtMost is how often a route may run. Times is zero if it says nothing.
+type AtMost struct {
+	// Per is a ${ jq } expression for what is counted by itself; empty: all events are
+	// counted together.
+	Per   Value
+	Times int
+	Every time.Duration
 }
 
 // Typed is a string with its place.

@@ -182,7 +182,7 @@ func (d *decoder) route(v Value, at string) {
 	if name, ok := v.at("name").Scalar.(string); ok && entryName.MatchString(name) {
 		at = fmt.Sprintf("route %q", name)
 	}
-	o := d.object(v, at, "name", "formerly", "on", "filters", "run", "connection", "input", "ttl", "retry", "on_unknown", "proxy_forwards", "tests")
+	o := d.object(v, at, "name", "formerly", "on", "filters", "run", "connection", "input", "ttl", "retry", "on_unknown", "proxy_forwards", "replies", "at_most", "tests")
 	if v.Kind != KindMap {
 		return
 	}
@@ -242,6 +242,10 @@ func (d *decoder) route(v Value, at string) {
 		}
 	}
 	r.ProxyForwards = d.boolean(o, "proxy_forwards")
+	if o.has("replies") {
+		r.Replies, r.RepliesPos = d.boolean(o, "replies"), o.pos("replies")
+	}
+	d.atMost(&r.AtMost, o)
 	for i, test := range d.items(o, "tests") {
 		d.test(&r, test, fmt.Sprintf("tests[%d]", i))
 	}
@@ -279,17 +283,8 @@ func (d *decoder) retry(r *Retry, route object) {
 		return
 	}
 	o := d.object(v, "retry", "attempts", "backoff")
-	if attempts, ok := o.get("attempts"); ok {
-		n, isInt := attempts.Scalar.(int)
-		_, isFloat := attempts.Scalar.(float64)
-		switch {
-		case isFloat:
-			d.fail(attempts.Pos, "wrong-type", "", `"attempts" is %v, which is no whole number`, attempts.Scalar)
-		case !isInt:
-			d.fail(attempts.Pos, "wrong-type", "", `"attempts" must be a whole number, not %s`, attempts.what())
-		case n < 1 || n > maxAttempts:
-			d.fail(attempts.Pos, "bad-value", "1 means no second attempt", `"attempts" is %d, and must be 1 to %d`, n, maxAttempts)
-		default:
+	if o.has("attempts") {
+		if n := d.count(o, "attempts", maxAttempts, "1 means no second attempt"); n > 0 {
 			r.Attempts = n
 		}
 	}
@@ -304,6 +299,50 @@ func (d *decoder) retry(r *Retry, route object) {
 	if r.Max < r.Initial {
 		d.fail(b.pos("max"), "bad-nesting", "", "the longest wait (max: %s) is shorter than the first (initial: %s)", FormatDuration(r.Max), FormatDuration(r.Initial))
 	}
+}
+
+const (
+	maxTimes = 100
+	maxEvery = 30 * 24 * time.Hour
+)
+
+func (d *decoder) atMost(a *AtMost, route object) {
+	v, ok := route.get("at_most")
+	if !ok {
+		return
+	}
+	o := d.object(v, "at_most", "per", "times", "every")
+	if v.Kind != KindMap {
+		return
+	}
+	a.Per, _ = o.get("per")
+	if _, ok := d.required(o, "times"); ok {
+		a.Times = d.count(o, "times", maxTimes, "to let nothing through, remove the route")
+	}
+	if every, ok := d.required(o, "every"); ok {
+		a.Every = d.duration(o, "every", time.Hour)
+		if a.Every < time.Second || a.Every > maxEvery {
+			d.fail(every.Pos, "bad-value", "", `"every" is %s, and must be 1s to %s`, FormatDuration(a.Every), FormatDuration(maxEvery))
+		}
+	}
+}
+
+// count is a whole number from 1 to most; 0 if it is wrong.
+func (d *decoder) count(o object, key string, most int, hint string) int {
+	v, _ := o.get(key)
+	n, isInt := v.Scalar.(int)
+	_, isFloat := v.Scalar.(float64)
+	switch {
+	case isFloat:
+		d.fail(v.Pos, "wrong-type", "", `%q is %v, which is no whole number`, key, v.Scalar)
+	case !isInt:
+		d.fail(v.Pos, "wrong-type", "", `%q must be a whole number, not %s`, key, v.what())
+	case n < 1 || n > most:
+		d.fail(v.Pos, "bad-value", hint, `%q is %d, and must be 1 to %d`, key, n, most)
+	default:
+		return n
+	}
+	return 0
 }
 
 func (d *decoder) test(r *Route, v Value, at string) {

@@ -106,6 +106,8 @@ func (c *compiler) handler(r *config.Route) *Handler {
 		c.fail(r.Input.Pos, "input-unsatisfiable", "write the action's fields, one a line", "the input is not a mapping")
 		return h
 	}
+	c.replies(h, r)
+	h.AtMost = c.atMost(r)
 	known := len(c.problems)
 	h.input = c.template(config.Value{Pos: r.Input.Pos, Kind: config.KindMap, Map: r.Input.Map}, "input", "")
 	if h.Action != nil && len(c.problems) == known {

@@ -32,6 +32,9 @@ type Handler struct {
 	OnUnknown  config.OnUnknown
 	// ProxyForwards: see config.Route.
 	ProxyForwards bool
+	// Replies says that replies are tied to what the route sent last.
+	Replies bool
+	AtMost  *AtMost // nil: there is no limit
 
 	// the compiled match, input and tenant: see compile.go
 	compiled

@@ -58,6 +58,7 @@ type Ledger struct {
 
 	unusable atomic.Pointer[string] // why nothing may be claimed; nil: it may
 	failing  atomic.Bool            // the last write failed
+	hiding   atomic.Pointer[[]byte] // the key of Hide; nil: nobody has needed it yet
 }
 
 // Names that the ledger gives its entries beside the records, which are "<22 characters>.<22 characters>".

@@ -8,6 +8,7 @@ package catalog
 
 import (
 	"encoding/json"
+	"slices"
 )
 
 // Action is one thing that can be run at 8x8 through Membrane.
@@ -37,6 +38,17 @@ type Action struct {
 	Normalize func(input map[string]any) error
 	// Measure counts the parts of the text messages in an input; nil where there are none.
 	Measure func(input map[string]any) *SMS
+}
+
+// Unreferenced says whether the action may send something that carries no
+// reference of ours, so that only 8x8's ids in its output lead back to it.
+func (a *Action) Unreferenced() bool {
+	if a.Safe || a.Reference != NoReference {
+		return false
+	}
+	return a.Output == nil || slices.ContainsFunc(a.Output.Properties(), func(name string) bool {
+		return name == "umid" || name == "batchId" || name == "sessionId"
+	})
 }
 
 // Reference names the input field that carries our reference.
