@@ -143,6 +143,11 @@ func (a *App) receipt(ctx context.Context, l *ledger.Ledger, id string, r native
 			c.Outcome = &s.Outcome
 			return c, nil
 		}
+		if rev == 0 {
+			if err := l.Crowded(); err != nil {
+				return ingress.Correlation{}, err
+			}
+		}
 		if m.add(id, r, now, found); found && m.Key == "" {
 			m.Key = key
 		}

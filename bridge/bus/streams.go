@@ -119,7 +119,7 @@ const (
 	duplicateWindow = 2 * time.Minute
 	// repeatWindow is that of the stream of events: 8x8 posts a webhook for the fifth time
 	// 131 s after the first, and waits for up to 5 s for each answer. The server keeps the
-	// ids of that long in memory, some 200 bytes for each event from a webhook.
+	// ids of that long in memory: some 110 bytes for each event from a webhook.
 	repeatWindow = 4 * time.Minute
 	smallest     = 64 << 20
 )

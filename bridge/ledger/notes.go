@@ -47,6 +47,14 @@ func (l *Ledger) PutNote(ctx context.Context, name string, body []byte, rev uint
 	return l.put(ctx, w, noteToken+"."+name, body, rev, max(ttl, time.Second))
 }
 
+// Crowded says why nothing new should be remembered of what others say, or nil.
+func (l *Ledger) Crowded() error {
+	if !l.crowded.Load() {
+		return nil
+	}
+	return fmt.Errorf("the ledger is over %d %% full: what is left is kept for what is to be sent", int(crowdedShare*100))
+}
+
 // last reads the newest entry under a key. Error: bridge.ErrNotFound.
 func (l *Ledger) last(ctx context.Context, key string) (*jetstream.RawStreamMsg, error) {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)

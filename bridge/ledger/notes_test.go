@@ -59,6 +59,27 @@ func TestNotes(t *testing.T) {
 	}
 }
 
+// What others say leaves room for what is to be claimed.
+func TestCrowded(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	c := connect(t, startServer(t).ClientURL())
+	o := options(c)
+	o.MaxBytes = 64 << 10
+	l := open(t, o)
+	if err := l.Crowded(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.PutNote(ctx, "message.a", make([]byte, 54<<10), 0, 0); err != nil { // 84 %
+		t.Fatal(err)
+	}
+	watch(t, l)
+	eventually(t, "the watch to see how full it is", func() bool { return l.Crowded() != nil })
+	if err := l.Usable(); err != nil {
+		t.Errorf("nothing is claimed any more: %v", err)
+	}
+}
+
 // What is hidden is the same for all replicas and after a restart, another in
 // another ledger, and not a hash of the text alone.
 func TestHide(t *testing.T) {
