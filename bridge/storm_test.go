@@ -19,7 +19,7 @@ import (
 // storms of three, the route has something to follow: an answer, or a receipt.
 func TestStorm(t *testing.T) {
 	t.Parallel()
-	storms := 40000
+	storms := 3000
 	if testing.Short() {
 		storms = 50
 	}
