@@ -134,7 +134,7 @@ func (c *compiler) jq(v config.Value) filter {
 	}
 	x := &expression{pos: v.Pos, field: "filter", text: text, path: path, code: code}
 	return func(v *View) bool {
-		result, err := x.result(v, &budget{})
+		result, err := x.result(&making{view: v})
 		return err == nil && result == true
 	}
 }

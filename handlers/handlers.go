@@ -35,6 +35,8 @@ type Handler struct {
 	// Replies says that replies are tied to what the route sent last.
 	Replies bool
 	AtMost  *AtMost // nil: there is no limit
+	// Then is what the route waits for once the action has run; nil for nothing.
+	Then *FollowUp
 
 	// the compiled match, input and tenant: see compile.go
 	compiled

@@ -214,6 +214,8 @@ func (a *App) causeOf(ctx context.Context, l *ledger.Ledger, r native.Receipt, k
 			return entry.Record, key, nil // it carries no try: no proof (rule R3)
 		}
 	}
-	rec, err := a.bridge.Receipt(ctx, key, try, bridge.Receipt{UMID: r.UMID, BatchID: r.BatchID, State: r.State, At: r.Timestamp})
+	rec, err := a.bridge.Receipt(ctx, key, try, bridge.Receipt{
+		UMID: r.UMID, BatchID: r.BatchID, State: r.State, At: r.Timestamp, Outcome: r.Outcome.State, Final: r.Outcome.Final,
+	})
 	return rec, key, err
 }
