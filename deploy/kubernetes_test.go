@@ -221,6 +221,7 @@ func checkPolicy(t *testing.T, p bridgePod) {
 		must(volumes[m.Name], "mounts %q, which is no volume of the pod", m.Name)
 		must(m.ReadOnly && m.SubPath == "", "mount %q can be written, or never changes", m.Name)
 	}
+	must(p.env("BRIDGE_ALLOW_UNAUTHENTICATED") == "", "every listener may be open to everybody")
 	for _, e := range c.Env {
 		secret := slices.ContainsFunc([]string{"TOKEN", "TOKEN_2", "SECRET", "PASSWORD", "AUTHORIZATION"}, func(end string) bool { return strings.HasSuffix(e.Name, "_"+end) })
 		must(!secret, "variable %s would hold a secret", e.Name)
@@ -231,6 +232,7 @@ func checkPolicy(t *testing.T, p bridgePod) {
 			must(p.env(name) == "" || strings.HasPrefix(p.env(name), "127.0.0.1:"), "the sidecar listens on %s=%s", name, p.env(name))
 		}
 		must(len(c.Ports) == 0, "the sidecar opens ports")
+		must(c.Lifecycle != nil && c.Lifecycle.PreStop != nil, "the sidecar has no preStop")
 	}
 }
 
