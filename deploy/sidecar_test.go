@@ -3,6 +3,7 @@ package deploy_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -142,13 +143,25 @@ func effects(t *testing.T, box string) []string {
 // bridgeProcess is a bridge that a test ends when it wants.
 type bridgeProcess struct {
 	cmd   *exec.Cmd
-	out   *output
+	out   words
 	ended chan error
 }
 
+// words are what a process said.
+type words interface {
+	io.Writer
+	fmt.Stringer
+}
+
+// process is the image's program.
 func process(t *testing.T, env map[string]string) *bridgeProcess {
 	t.Helper()
-	p := &bridgeProcess{cmd: exec.Command(program, "serve"), out: new(output), ended: make(chan error, 1)}
+	return processOf(t, imageProgram(t), env, new(output))
+}
+
+func processOf(t *testing.T, program string, env map[string]string, out words) *bridgeProcess {
+	t.Helper()
+	p := &bridgeProcess{cmd: exec.Command(program, "serve"), out: out, ended: make(chan error, 1)}
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = environ(env), p.out, p.out
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
