@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -83,16 +84,23 @@ func TestSidecarLife(t *testing.T) {
 	second.stop(t)
 }
 
-// startNATS runs a nats-server with JetStream there, of the version that the
-// program is built with.
+// natsServer is the version that the program is built with. It is built once.
+var natsServer = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(filepath.Dir(program), "nats-server")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", path, "github.com/nats-io/nats-server/v2")
+	build.Dir, build.Env = "..", append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// startNATS runs a nats-server with JetStream there.
 func startNATS(t *testing.T, addr string) {
 	t.Helper()
-	server := filepath.Join(t.TempDir(), "nats-server")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", server, "github.com/nats-io/nats-server/v2")
-	build.Dir = ".."
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	server, err := natsServer()
+	if err != nil {
+		t.Fatal(err)
 	}
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {

@@ -239,7 +239,7 @@ func TestTopLevel(t *testing.T) {
 	t.Parallel()
 	optional := []string{"deploy", "go.sum"}
 	want := []string{
-		".ci", ".editorconfig", ".gitignore", ".golangci.yml", "CHANGELOG.md", "LICENSE", "Makefile", "README.md",
+		".ci", ".editorconfig", ".gitignore", ".golangci.yml", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "SECURITY.md",
 		"bridge", "cmd", "config", "go.mod", "handlers",
 	}
 	ignored := []string{".git"}
