@@ -335,7 +335,7 @@ error: BRIDGE_NATS_ADDR (:4222) listens beyond loopback without authentication f
 		{"the admin's alone is permitted", map[string]string{"BRIDGE_HTTP_ADDR": "", "BRIDGE_ADMIN_ADDR": "0.0.0.0:9090", "BRIDGE_ADMIN_ALLOW_UNAUTHENTICATED": "true"}, ""},
 		{"which is nothing for the others", map[string]string{"BRIDGE_HTTP_ADDR": ":8080", "BRIDGE_WEBHOOK_SECRET": "s", "BRIDGE_ADMIN_ADDR": "0.0.0.0:9090", "BRIDGE_ADMIN_ALLOW_UNAUTHENTICATED": "true"},
 			`error: BRIDGE_HTTP_ADDR (:8080) listens beyond loopback without authentication for POST /events (unauthenticated-listener)
-    hint: set BRIDGE_HTTP_TOKEN, or listen on 127.0.0.1, or set BRIDGE_ALLOW_UNAUTHENTICATED=true
+    hint: set BRIDGE_HTTP_TOKEN, or BRIDGE_TLS_CLIENT_NAMES, or listen on 127.0.0.1, or set BRIDGE_ALLOW_UNAUTHENTICATED=true
 x.yaml:3:3: error: BRIDGE_HTTP_ADDR (:8080) listens beyond loopback without authentication for POST /webhooks/open (unauthenticated-listener)
     hint: give the webhook auth: {bearer: "${NAME}"}, or listen on 127.0.0.1, or set BRIDGE_ALLOW_UNAUTHENTICATED=true`},
 		{"permitted", map[string]string{"BRIDGE_HTTP_ADDR": ":8080", "BRIDGE_ADMIN_ADDR": "0.0.0.0:9090", "BRIDGE_ALLOW_UNAUTHENTICATED": "true"}, ""},

@@ -90,7 +90,7 @@ func (a *App) answered(ctx context.Context, l *ledger.Ledger, reply native.Reply
 			return entry, err
 		}
 	}
-	if !a.serving.Load().Replies() {
+	if !a.serving.Load().table.Replies() {
 		return bridge.Entry{}, bridge.ErrNotFound
 	}
 	return a.bridge.LastSentTo(ctx, reply.From)
@@ -188,7 +188,7 @@ func (m *message) add(id string, r native.Receipt, now time.Time, found bool) {
 // mayComeEarly says whether what a receipt answers may yet become known.
 func (a *App) mayComeEarly(r native.Receipt) bool {
 	_, _, ours := bridge.ParseReference(r.ClientMessageID)
-	return !ours && a.serving.Load().Unreferenced()
+	return !ours && a.serving.Load().table.Unreferenced()
 }
 
 // causeOf is the record of the run that a receipt answers. Error: bridge.ErrNotFound.
