@@ -4,10 +4,10 @@ FUZZTIME ?= 10s
 VERSION ?= v0.0.0-snapshot
 
 .DEFAULT_GOAL := help
-.PHONY: help build test chaos receipts lint ci fuzz bench deploy release clean
+.PHONY: help build test chaos receipts lint ci fuzz bench deploy idle vulncheck release clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build bin/bridge8x8
 	CGO_ENABLED=0 go build -trimpath -o bin/bridge8x8 ./cmd/bridge8x8
@@ -37,6 +37,13 @@ bench: ## Run the benchmarks
 
 deploy: ## Test what is shipped: image, packages, chart, manifests, examples
 	cd deploy && go test ./...
+
+idle: ## Measure how soon an idle sidecar is ready, and how much memory it takes
+	cd deploy && BRIDGE_MEASURE=1 go test -count=1 -run '^TestReadyTime$$' .
+
+vulncheck: ## Look the modules up in Go's vulnerability database, which needs the internet
+	go run golang.org/x/vuln/cmd/govulncheck@v1.1.4 ./...
+	cd deploy && go run golang.org/x/vuln/cmd/govulncheck@v1.1.4 ./...
 
 release: ## Build a release into bin/release, as VERSION=vX.Y.Z, and publish nothing
 	cd deploy && go run ./release -version $(VERSION) -out ../bin/release

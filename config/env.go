@@ -68,6 +68,8 @@ type BridgeEnv struct {
 	HTTPTokens []Secret
 	// AllowUnauthenticated permits a listener beyond loopback without authentication.
 	AllowUnauthenticated bool `env:"BRIDGE_ALLOW_UNAUTHENTICATED" envDefault:"false" doc:"permit listening beyond loopback without authentication"`
+	// AdminAllowUnauthenticated permits that of the admin listener alone.
+	AdminAllowUnauthenticated bool `env:"BRIDGE_ADMIN_ALLOW_UNAUTHENTICATED" envDefault:"false" doc:"permit that of the admin listener alone, for Prometheus and probes that come from elsewhere"`
 	// HTTPOrigins are exact WebHook-Request-Origin values, or "*"; empty grants none.
 	HTTPOrigins []string `env:"BRIDGE_HTTP_ORIGINS" doc:"origins that the webhook handshake (OPTIONS /events) grants, separated by commas, or *; none if empty"`
 	// HTTPRate is in requests per minute; 0 is no limit.

@@ -323,9 +323,15 @@ error: BRIDGE_HTTP_ADDR (:8080) listens beyond loopback without authentication f
 x.yaml:3:3: error: BRIDGE_HTTP_ADDR (:8080) listens beyond loopback without authentication for POST /webhooks/open (unauthenticated-listener)
     hint: give the webhook auth: {bearer: "${NAME}"}, or listen on 127.0.0.1, or set BRIDGE_ALLOW_UNAUTHENTICATED=true
 error: BRIDGE_ADMIN_ADDR (0.0.0.0:9090) listens beyond loopback without authentication for the admin API, which has none (unauthenticated-listener)
-    hint: put a proxy that signs people in before it, or listen on 127.0.0.1, or set BRIDGE_ALLOW_UNAUTHENTICATED=true
+    hint: listen on 127.0.0.1, with a proxy that signs people in before it, or set BRIDGE_ADMIN_ALLOW_UNAUTHENTICATED=true
 error: BRIDGE_NATS_ADDR (:4222) listens beyond loopback without authentication for the embedded NATS server (unauthenticated-listener)
     hint: set NATS_TOKEN, or NATS_USER and NATS_PASSWORD, or listen on 127.0.0.1, or set BRIDGE_ALLOW_UNAUTHENTICATED=true`},
+		{"the admin's alone is permitted", map[string]string{"BRIDGE_HTTP_ADDR": "", "BRIDGE_ADMIN_ADDR": "0.0.0.0:9090", "BRIDGE_ADMIN_ALLOW_UNAUTHENTICATED": "true"}, ""},
+		{"which is nothing for the others", map[string]string{"BRIDGE_HTTP_ADDR": ":8080", "BRIDGE_WEBHOOK_SECRET": "s", "BRIDGE_ADMIN_ADDR": "0.0.0.0:9090", "BRIDGE_ADMIN_ALLOW_UNAUTHENTICATED": "true"},
+			`error: BRIDGE_HTTP_ADDR (:8080) listens beyond loopback without authentication for POST /events (unauthenticated-listener)
+    hint: set BRIDGE_HTTP_TOKEN, or listen on 127.0.0.1, or set BRIDGE_ALLOW_UNAUTHENTICATED=true
+x.yaml:3:3: error: BRIDGE_HTTP_ADDR (:8080) listens beyond loopback without authentication for POST /webhooks/open (unauthenticated-listener)
+    hint: give the webhook auth: {bearer: "${NAME}"}, or listen on 127.0.0.1, or set BRIDGE_ALLOW_UNAUTHENTICATED=true`},
 		{"permitted", map[string]string{"BRIDGE_HTTP_ADDR": ":8080", "BRIDGE_ADMIN_ADDR": "0.0.0.0:9090", "BRIDGE_ALLOW_UNAUTHENTICATED": "true"}, ""},
 		{"off", map[string]string{"BRIDGE_HTTP_ADDR": ""}, ""},
 		{"only the webhook is open", map[string]string{"BRIDGE_HTTP_ADDR": ":8080", "BRIDGE_HTTP_TOKEN": "a", "BRIDGE_WEBHOOK_AUTHORIZATION": "b"},

@@ -24,19 +24,23 @@ func Loopback(addr string) bool {
 
 // CheckListeners reports every way in that can be reached from other machines
 // and asks for no authentication, unless BRIDGE_ALLOW_UNAUTHENTICATED permits
-// that. f may be nil.
+// that, or, of the admin listener alone, BRIDGE_ADMIN_ALLOW_UNAUTHENTICATED: to
+// let Prometheus in must not open the webhooks. f may be nil.
 func (e *Env) CheckListeners(f *File) Problems {
 	b := &e.Bridge
 	if b.AllowUnauthenticated {
 		return nil
 	}
 	var problems Problems
-	open := func(pos Pos, variable, addr, what, fix string) {
+	problem := func(pos Pos, variable, addr, what, hint string) {
 		problems = append(problems, Problem{
 			Pos: pos, Level: LevelError, Code: "unauthenticated-listener",
 			Msg:  fmt.Sprintf("%s (%s) listens beyond loopback without authentication for %s", variable, addr, what),
-			Hint: fix + ", or listen on 127.0.0.1, or set BRIDGE_ALLOW_UNAUTHENTICATED=true",
+			Hint: hint,
 		})
+	}
+	open := func(pos Pos, variable, addr, what, fix string) {
+		problem(pos, variable, addr, what, fix+", or listen on 127.0.0.1, or set BRIDGE_ALLOW_UNAUTHENTICATED=true")
 	}
 	if beyond(b.HTTPAddr) {
 		if len(b.HTTPTokens) == 0 {
@@ -53,8 +57,9 @@ func (e *Env) CheckListeners(f *File) Problems {
 			}
 		}
 	}
-	if beyond(b.AdminAddr) {
-		open(Pos{}, "BRIDGE_ADMIN_ADDR", b.AdminAddr, "the admin API, which has none", "put a proxy that signs people in before it")
+	if beyond(b.AdminAddr) && !b.AdminAllowUnauthenticated {
+		problem(Pos{}, "BRIDGE_ADMIN_ADDR", b.AdminAddr, "the admin API, which has none",
+			"listen on 127.0.0.1, with a proxy that signs people in before it, or set BRIDGE_ADMIN_ALLOW_UNAUTHENTICATED=true")
 	}
 	if e.NATS.Embedded() && beyond(b.NATSAddr) && e.NATS.Token == "" && e.NATS.Password == "" {
 		open(Pos{}, "BRIDGE_NATS_ADDR", b.NATSAddr, "the embedded NATS server", "set NATS_TOKEN, or NATS_USER and NATS_PASSWORD")

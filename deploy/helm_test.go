@@ -2,6 +2,7 @@ package deploy_test
 
 import (
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,6 +12,8 @@ import (
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/engine"
+	"helm.sh/helm/v3/pkg/lint"
+	"helm.sh/helm/v3/pkg/lint/support"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
@@ -133,6 +136,27 @@ bridge8x8:
 				}
 			}
 		})
+	}
+}
+
+// helm lint has nothing to say of either chart.
+func TestHelmLint(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"bridge8x8", "shop"} {
+		dir := filepath.Join(t.TempDir(), name)
+		if err := os.CopyFS(dir, os.DirFS(filepath.Join("helm", name))); err != nil {
+			t.Fatal(err)
+		}
+		if name == "shop" { // what helm dependency build would fetch
+			if err := os.CopyFS(filepath.Join(dir, "charts", "bridge8x8"), os.DirFS("helm/bridge8x8")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, m := range lint.AllWithKubeVersion(dir, nil, "shop", &chartutil.KubeVersion{Version: "v1.30.0", Major: "1", Minor: "30"}).Messages {
+			if m.Severity > support.InfoSev { // an icon is missing, and may be
+				t.Errorf("%s: %s", name, m.Error())
+			}
+		}
 	}
 }
 

@@ -35,6 +35,19 @@ type (
 			} `json:"triggers"`
 		} `json:"spec"`
 	}
+	sinkBinding struct {
+		metav1.TypeMeta   `json:",inline"`
+		metav1.ObjectMeta `json:"metadata"`
+		Spec              struct {
+			Subject corev1.ObjectReference `json:"subject"`
+			Sink    struct {
+				Ref corev1.ObjectReference `json:"ref"`
+			} `json:"sink"`
+			CEOverrides struct {
+				Extensions map[string]string `json:"extensions"`
+			} `json:"ceOverrides"`
+		} `json:"spec"`
+	}
 	trigger struct {
 		metav1.TypeMeta   `json:",inline"`
 		metav1.ObjectMeta `json:"metadata"`
@@ -67,6 +80,7 @@ var kinds = map[string]func() any{
 	"monitoring.coreos.com/v1/PrometheusRule": func() any { return new(monitoring.PrometheusRule) },
 	"keda.sh/v1alpha1/ScaledObject":           func() any { return new(scaledObject) },
 	"eventing.knative.dev/v1/Trigger":         func() any { return new(trigger) },
+	"sources.knative.dev/v1/SinkBinding":      func() any { return new(sinkBinding) },
 }
 
 // objects decodes manifests into their kinds; a field that the kind does not
@@ -221,6 +235,7 @@ func checkPolicy(t *testing.T, p bridgePod) {
 		must(volumes[m.Name], "mounts %q, which is no volume of the pod", m.Name)
 		must(m.ReadOnly && m.SubPath == "", "mount %q can be written, or never changes", m.Name)
 	}
+	must(p.env("BRIDGE_ALLOW_UNAUTHENTICATED") == "", "every listener may be open to everybody")
 	for _, e := range c.Env {
 		secret := slices.ContainsFunc([]string{"TOKEN", "TOKEN_2", "SECRET", "PASSWORD", "AUTHORIZATION"}, func(end string) bool { return strings.HasSuffix(e.Name, "_"+end) })
 		must(!secret, "variable %s would hold a secret", e.Name)
@@ -231,6 +246,7 @@ func checkPolicy(t *testing.T, p bridgePod) {
 			must(p.env(name) == "" || strings.HasPrefix(p.env(name), "127.0.0.1:"), "the sidecar listens on %s=%s", name, p.env(name))
 		}
 		must(len(c.Ports) == 0, "the sidecar opens ports")
+		must(c.Lifecycle != nil && c.Lifecycle.PreStop != nil, "the sidecar has no preStop")
 	}
 }
 
@@ -372,5 +388,18 @@ func TestKnative(t *testing.T) {
 	env["K_SINK"] = "http://broker.example"
 	if out, err := command(t, env, program, "check"); err == nil || !strings.Contains(out, "K_SINK") {
 		t.Errorf("K_SINK is said to be refused, and is not: %v\n%s", err, out)
+	}
+}
+
+func TestKnativeSource(t *testing.T) {
+	t.Parallel()
+	bindings := find[*sinkBinding](objects(t, read(t, "knative/sinkbinding.yaml")))
+	if len(bindings) != 1 {
+		t.Fatalf("%d bindings, want one", len(bindings))
+	}
+	// What it is bound to is what kustomize makes.
+	made := find[*appsv1.Deployment](objects(t, read(t, "testdata/kustomize-base.yaml")))
+	if b := bindings[0].Spec; b.Subject.Kind != "Deployment" || b.Subject.Name != made[0].Name || b.Sink.Ref.Kind != "Broker" {
+		t.Errorf("it binds %+v to %+v", b.Subject, b.Sink)
 	}
 }

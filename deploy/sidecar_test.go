@@ -3,12 +3,14 @@ package deploy_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -82,16 +84,23 @@ func TestSidecarLife(t *testing.T) {
 	second.stop(t)
 }
 
-// startNATS runs a nats-server with JetStream there, of the version that the
-// program is built with.
+// natsServer is the version that the program is built with. It is built once.
+var natsServer = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(filepath.Dir(program), "nats-server")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", path, "github.com/nats-io/nats-server/v2")
+	build.Dir, build.Env = "..", append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// startNATS runs a nats-server with JetStream there.
 func startNATS(t *testing.T, addr string) {
 	t.Helper()
-	server := filepath.Join(t.TempDir(), "nats-server")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", server, "github.com/nats-io/nats-server/v2")
-	build.Dir = ".."
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	server, err := natsServer()
+	if err != nil {
+		t.Fatal(err)
 	}
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -142,13 +151,25 @@ func effects(t *testing.T, box string) []string {
 // bridgeProcess is a bridge that a test ends when it wants.
 type bridgeProcess struct {
 	cmd   *exec.Cmd
-	out   *output
+	out   words
 	ended chan error
 }
 
+// words are what a process said.
+type words interface {
+	io.Writer
+	fmt.Stringer
+}
+
+// process is the image's program.
 func process(t *testing.T, env map[string]string) *bridgeProcess {
 	t.Helper()
-	p := &bridgeProcess{cmd: exec.Command(program, "serve"), out: new(output), ended: make(chan error, 1)}
+	return processOf(t, imageProgram(t), env, new(output))
+}
+
+func processOf(t *testing.T, program string, env map[string]string, out words) *bridgeProcess {
+	t.Helper()
+	p := &bridgeProcess{cmd: exec.Command(program, "serve"), out: out, ended: make(chan error, 1)}
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = environ(env), p.out, p.out
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

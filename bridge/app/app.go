@@ -153,6 +153,7 @@ func (a *App) load() (*config.File, *handlers.Table, error) {
 	problems = append(problems, more...)
 	problems = append(problems, config.Check(&a.o.Env, file)...)
 	problems = append(problems, a.o.Env.CheckListeners(file)...)
+	problems = append(problems, CheckBuild(&a.o.Env)...)
 	if problems.Errors() {
 		return nil, nil, problems
 	}

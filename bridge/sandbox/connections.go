@@ -3,7 +3,6 @@ package sandbox
 import (
 	"cmp"
 	"encoding/json"
-	"html/template"
 	"net/http"
 	"net/url"
 	"slices"
@@ -513,24 +512,16 @@ func baseURL(r *http.Request) string {
 	return scheme + "://" + r.Host
 }
 
-var connectPage = template.Must(template.New("connect").Parse(`<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Connect 8x8 (sandbox)</title></head><body>
-<h1>{{.Title}}</h1><p>This is the bridge8x8 sandbox: nothing is connected to anything real.</p>
-{{if .ID}}<form method="post" action="{{.Action}}"><input type="hidden" name="connectionRequestId" value="{{.ID}}">
-<button name="decision" value="approve">Connect</button>
-<button name="decision" value="fail">Let 8x8 refuse</button>
-<button name="decision" value="cancel">Cancel</button></form>{{end}}
-</body></html>
-`))
-
-func writePage(w http.ResponseWriter, status int, page *template.Template, data any) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Content-Security-Policy", "default-src 'none'; form-action *; frame-ancestors 'none'")
-	w.WriteHeader(status)
-	_ = page.Execute(w, data) // the browser may have gone
-}
-
 type connectScreen struct{ Title, ID, Action string }
+
+func connectPage(c connectScreen) form {
+	p := form{tab: "Connect 8x8", title: c.Title, note: "nothing is connected to anything real", action: c.Action}
+	if c.ID != "" {
+		p.fields = map[string]string{"connectionRequestId": c.ID}
+		p.buttons = []button{{"approve", "Connect"}, {"fail", "Let 8x8 refuse"}, {"cancel", "Cancel"}}
+	}
+	return p
+}
 
 // showConnect is the page on which a person connects.
 func (s *Server) showConnect(w http.ResponseWriter, r *http.Request) {

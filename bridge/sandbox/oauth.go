@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
-	"html/template"
 	"maps"
 	"net"
 	"net/http"
@@ -120,19 +119,17 @@ func loopbackURL(text string) bool {
 	return u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-var consentPage = template.Must(template.New("consent").Parse(`<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Sign in (sandbox)</title></head><body>
-<h1>{{.Title}}</h1><p>This is the bridge8x8 sandbox: there is no account.</p>
-{{if .Fields}}<form method="post" action="/oauth/authorize">
-{{range $name, $value := .Fields}}<input type="hidden" name="{{$name}}" value="{{$value}}">
-{{end}}<button name="decision" value="approve">Allow</button>
-<button name="decision" value="deny">Refuse</button></form>{{end}}
-</body></html>
-`))
-
 type consent struct {
 	Title  string
 	Fields map[string]string
+}
+
+func consentPage(c consent) form {
+	p := form{tab: "Sign in", title: c.Title, note: "there is no account", fields: c.Fields, action: "/oauth/authorize"}
+	if c.Fields != nil {
+		p.buttons = []button{{"approve", "Allow"}, {"deny", "Refuse"}}
+	}
+	return p
 }
 
 var authorizeFields = []string{

@@ -86,6 +86,7 @@ func (c *checker) run(paths []string, live bool) error {
 	environ := environMap()
 	env, problems := config.LoadEnv(environ)
 	c.add(problems)
+	c.add(app.CheckBuild(&env))
 	if len(paths) == 0 {
 		paths = []string{env.Bridge.Config}
 	}

@@ -156,6 +156,10 @@ func (d *dev) environment(dir string) (config.Env, error) {
 	if problems.Errors() {
 		return env, problems
 	}
+	if app.CheckBuild(&env).Errors() {
+		return env, errors.New("dev runs a NATS server of its own, and this build has none: it was made with the tag slim, as the image is; " +
+			"take a package's or an archive's bridge8x8, an image built with TAGS=, or from the source: go run ./cmd/bridge8x8 dev")
+	}
 	return env, nil
 }
 

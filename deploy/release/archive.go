@@ -36,7 +36,7 @@ type entry struct {
 func (r *release) entries(t target) ([]entry, error) {
 	base, source := r.base(t), filepath.Dir(r.deploy)
 	list := []entry{
-		{base + "/" + filepath.Base(r.binary(t)), r.binary(t), 0o755},
+		{base + "/" + filepath.Base(r.binary(t, "")), r.binary(t, ""), 0o755},
 		{base + "/LICENSE", filepath.Join(source, "LICENSE"), 0o644},
 		{base + "/README.md", filepath.Join(source, "README.md"), 0o644},
 		{base + "/CHANGELOG.md", filepath.Join(source, "CHANGELOG.md"), 0o644},
@@ -135,7 +135,7 @@ func writeZip(w io.Writer, list []entry, built time.Time) error {
 // packages makes the deb, rpm and apk that nfpm.yaml describes.
 func (r *release) packages(t target) ([]string, error) {
 	values := map[string]string{
-		"ARCH": t.arch, "VERSION": r.version, "BINARY": r.binary(t), "SHARE": filepath.Join(r.out, "build", "share"),
+		"ARCH": t.arch, "VERSION": r.version, "BINARY": r.binary(t, ""), "SHARE": filepath.Join(r.out, "build", "share"),
 	}
 	// nfpm looks for what the file names from where the process is.
 	back, err := os.Getwd()
@@ -223,12 +223,12 @@ type (
 
 // sbom writes what the built program itself says that it is made of, and not
 // what go.mod would permit.
-func (r *release) sbom(t target) (string, error) {
-	info, err := buildinfo.ReadFile(r.binary(t))
+func (r *release) sbom(t target, tag string) (string, error) {
+	info, err := buildinfo.ReadFile(r.binary(t, tag))
 	if err != nil {
 		return "", err
 	}
-	sum, err := fileSum(r.binary(t))
+	sum, err := fileSum(r.binary(t, tag))
 	if err != nil {
 		return "", err
 	}
@@ -252,7 +252,7 @@ func (r *release) sbom(t target) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	name := r.base(t) + ".cdx.json"
+	name := strings.TrimSuffix(r.base(t)+"_"+tag, "_") + ".cdx.json"
 	return name, r.writeFile(name, func(w io.Writer) error {
 		_, err := w.Write(append(body, '\n'))
 		return err

@@ -111,7 +111,7 @@ func (r *release) imageOf(t target) (v1.Image, error) {
 	return mutate.ConfigFile(one, config)
 }
 
-// layer is the only one: the program, the CA certificates, and a folder for data.
+// layer is the only one: the program (slim), the CA certificates, and a folder for data.
 func (r *release) layer(t target) (v1.Layer, error) {
 	roots, err := os.ReadFile(r.roots)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -120,7 +120,7 @@ func (r *release) layer(t target) (v1.Layer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("-roots: %w", err)
 	}
-	program, err := os.ReadFile(r.binary(t))
+	program, err := os.ReadFile(r.binary(t, slim))
 	if err != nil {
 		return nil, err
 	}

@@ -43,6 +43,10 @@ type target struct{ os, arch string }
 
 func (t target) String() string { return t.os + "/" + t.arch }
 
+// slim is the build tag of the image's program, which leaves out what a bridge
+// in a container has elsewhere: the NATS server.
+const slim = "slim"
+
 // release is what one run makes.
 type release struct {
 	deploy  string // the folder deploy of the source, absolute
@@ -144,11 +148,16 @@ func (r *release) make(ctx context.Context) error {
 		all = append([]target{own}, all...)
 	}
 	for _, t := range all {
-		if err := r.build(ctx, t); err != nil {
+		if err := r.build(ctx, t, ""); err != nil {
 			return err
 		}
+		if t.os == "linux" && slices.Contains(r.targets, t) {
+			if err := r.build(ctx, t, slim); err != nil {
+				return err
+			}
+		}
 	}
-	if err := r.share(ctx, r.binary(own)); err != nil {
+	if err := r.share(ctx, r.binary(own, "")); err != nil {
 		return err
 	}
 	var files []string // by their names in out
@@ -157,7 +166,7 @@ func (r *release) make(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		sbom, err := r.sbom(t)
+		sbom, err := r.sbom(t, "")
 		if err != nil {
 			return err
 		}
@@ -167,7 +176,10 @@ func (r *release) make(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			files = append(files, packages...)
+			if sbom, err = r.sbom(t, slim); err != nil {
+				return err
+			}
+			files = append(append(files, packages...), sbom)
 		}
 	}
 	image, err := r.image()
@@ -189,31 +201,31 @@ func (r *release) base(t target) string {
 	return "bridge8x8_" + strings.TrimPrefix(r.version, "v") + "_" + t.os + "_" + t.arch
 }
 
-// binary is where a target's program is built to.
-func (r *release) binary(t target) string {
+// binary is where a target's program is built to, with everything or with a tag.
+func (r *release) binary(t target, tag string) string {
 	name := "bridge8x8"
 	if t.os == "windows" {
 		name += ".exe"
 	}
-	return filepath.Join(r.out, "build", t.os+"_"+t.arch, name)
+	return filepath.Join(r.out, "build", strings.TrimSuffix(t.os+"_"+t.arch+"_"+tag, "_"), name)
 }
 
 // build compiles the program just as deploy/Dockerfile does; a test compares.
-func (r *release) build(ctx context.Context, t target) error {
+func (r *release) build(ctx context.Context, t target, tag string) error {
 	start := time.Now()
 	args := append([]string{"build"}, r.flags...)
-	args = append(args, "-ldflags", ldflags(r.version), "-o", r.binary(t), "./cmd/bridge8x8")
+	args = append(args, "-tags", tag, "-ldflags", ldflags(r.version), "-o", r.binary(t, tag), "./cmd/bridge8x8")
 	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // our own arguments
 	cmd.Dir = filepath.Dir(r.deploy)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+t.os, "GOARCH="+t.arch, "GOTOOLCHAIN=local", "GOFLAGS=", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building for %s: %w\n%s", t, err, out)
 	}
-	info, err := os.Stat(r.binary(t))
+	info, err := os.Stat(r.binary(t, tag))
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(r.say, "built %s: %.1f MB in %.0f s\n", t, float64(info.Size())/1e6, time.Since(start).Seconds())
+	fmt.Fprintf(r.say, "built %s: %.1f MB in %.0f s\n", strings.TrimSpace(t.String()+" "+tag), float64(info.Size())/1e6, time.Since(start).Seconds())
 	return nil
 }
 

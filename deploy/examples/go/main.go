@@ -1,5 +1,6 @@
-// Command go is an application with a bridge beside it: it posts an event to
-// localhost over HTTP, and receives the outcome from NATS.
+// Command go is an application with a bridge beside it, which it knows by
+// localhost only: it posts an event to the bridge, and receives the outcome at an
+// HTTP endpoint of its own, which is the bridge's BRIDGE_SINK_URL.
 package main
 
 import (
@@ -10,12 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
+	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 func main() {
@@ -45,31 +46,22 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	order, phone := args[0], args[1]
 	events := cmp.Or(os.Getenv("EVENTS_URL"), "http://127.0.0.1:8080/events")
-	server := cmp.Or(os.Getenv("NATS_URL"), nats.DefaultURL)
+	addr := cmp.Or(os.Getenv("OUTCOMES_ADDR"), "127.0.0.1:8090")
 
-	// Listen first, then post. A durable consumer, which an application that lives
-	// longer would use, also gets what came while it was away.
-	nc, err := nats.Connect(server)
+	// Listen first, then post. What the bridge cannot post now it posts later, so that
+	// an application that was away misses nothing.
+	outcomes := make(chan event)
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return err
 	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return err
-	}
-	results, err := js.OrderedConsumer(ctx, "BRIDGE_RESULTS", jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{"bridge.results.>"}, DeliverPolicy: jetstream.DeliverNewPolicy,
-	})
-	if err != nil {
-		return err
-	}
-	messages, err := results.Messages()
-	if err != nil {
-		return err
-	}
-	defer messages.Stop()
-	context.AfterFunc(ctx, messages.Stop)
+	server := &http.Server{Handler: receive(outcomes), ReadHeaderTimeout: 5 * time.Second}
+	go func() { _ = server.Serve(listener) }()
+	defer func() {
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = server.Shutdown(stop) // the last answer is still given
+	}()
 
 	// The order's own id makes the event's: posted again, after a crash say, nothing is sent twice.
 	data, err := json.Marshal(map[string]any{"customer": map[string]string{"name": "Bo", "phone": phone}})
@@ -81,17 +73,42 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	for {
-		message, err := messages.Next()
-		if err != nil {
-			return fmt.Errorf("no outcome of %s: %w", e.ID, err)
+		select {
+		case outcome := <-outcomes:
+			// Receipts of the message come too, with the same cause.
+			if outcome.CausationID == e.ID && strings.HasPrefix(outcome.Type, "com.8x8.action.") {
+				fmt.Fprintf(out, "%s %s\n", outcome.Type, outcome.CausationID)
+				return nil
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("no outcome of %s: %w", e.ID, ctx.Err())
 		}
-		var result event
-		if err := json.Unmarshal(message.Data(), &result); err != nil || result.CausationID != e.ID {
-			continue // somebody else's
-		}
-		fmt.Fprintf(out, "%s %s\n", result.Type, result.CausationID)
-		return nil
 	}
+}
+
+// receive takes CloudEvents in binary mode, which is the bridge's default, and in
+// structured mode. An outcome may come twice; its id tells.
+func receive(outcomes chan<- event) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+		if err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		e := event{ID: r.Header.Get("Ce-Id"), Source: r.Header.Get("Ce-Source"), Type: r.Header.Get("Ce-Type"), CausationID: r.Header.Get("Ce-Causationid"), Data: body}
+		if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind == "application/cloudevents+json" {
+			err = json.Unmarshal(body, &e)
+		}
+		if err != nil || e.ID == "" {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		select {
+		case outcomes <- e:
+			w.WriteHeader(http.StatusNoContent) // only now: what is not answered comes again
+		case <-r.Context().Done():
+		}
+	})
 }
 
 // post posts until the event is stored: 503 and 429 mean later, and a lost

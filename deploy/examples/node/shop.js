@@ -1,8 +1,9 @@
-// An application with a bridge beside it: it posts an event to localhost over
-// HTTP, and receives the outcome from NATS.
+// An application with a bridge beside it, which it knows by localhost only: it
+// posts an event to the bridge, and receives the outcome at an HTTP endpoint of its
+// own, which is the bridge's BRIDGE_SINK_URL. It needs nothing but Node.
 //   node shop.js <order id> <phone number>
-import { connect } from "@nats-io/transport-node";
-import { DeliverPolicy, jetstream } from "@nats-io/jetstream";
+import { once } from "node:events";
+import { createServer } from "node:http";
 
 const [order, phone] = process.argv.slice(2);
 if (!phone) {
@@ -10,20 +11,11 @@ if (!phone) {
   process.exit(2);
 }
 const events = process.env.EVENTS_URL ?? "http://127.0.0.1:8080/events";
-const limit = setTimeout(() => {
+const [host, port] = (process.env.OUTCOMES_ADDR ?? "127.0.0.1:8090").split(":");
+setTimeout(() => {
   console.error("no outcome in a minute");
   process.exit(1);
-}, 60_000);
-
-// Listen first, then post. A durable consumer, which an application that lives
-// longer would use, also gets what came while it was away.
-const nc = await connect({ servers: process.env.NATS_URL ?? "127.0.0.1:4222" });
-const consumer = await jetstream(nc).consumers.get("BRIDGE_RESULTS", {
-  filter_subjects: ["bridge.results.>"],
-  deliver_policy: DeliverPolicy.New,
-});
-const results = await consumer.consume();
-await nc.flush();
+}, 60_000).unref();
 
 // The order's own id makes the event's: posted again, nothing is sent twice.
 const event = {
@@ -34,15 +26,39 @@ const event = {
   subject: order,
   data: { customer: { name: "Bo", phone } },
 };
+
+// Listen first, then post. What the bridge cannot post now it posts later, so that
+// an application that was away misses nothing.
+const server = createServer(async (request, response) => {
+  try {
+    const outcome = await read(request);
+    response.writeHead(204).end(() => {
+      // Receipts of the message come too, with the same cause.
+      if (outcome.causationid !== event.id || !outcome.type.startsWith("com.8x8.action.")) return;
+      console.log(outcome.type, outcome.causationid);
+      server.close();
+      server.closeIdleConnections();
+    });
+  } catch (error) {
+    response.writeHead(400).end(error.message);
+  }
+});
+server.keepAliveTimeout = 1;
+server.listen(Number(port), host);
+await once(server, "listening");
 await post(event);
-for await (const message of results) {
-  const result = message.json();
-  if (result.causationid !== event.id) continue; // somebody else's
-  console.log(result.type, result.causationid);
-  break;
+
+// read reads a CloudEvent in binary mode, which is the bridge's default, or in
+// structured mode. An outcome may come twice; its id tells.
+async function read(request) {
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  const body = Buffer.concat(chunks).toString();
+  if (request.headers["content-type"]?.startsWith("application/cloudevents+json")) return JSON.parse(body);
+  const { "ce-id": id, "ce-type": type, "ce-causationid": causationid } = request.headers;
+  if (!id) throw new Error("no CloudEvent");
+  return { id, type, causationid, data: body && JSON.parse(body) };
 }
-clearTimeout(limit);
-await nc.close();
 
 // post posts until the event is stored: 503 and 429 mean later, and a lost
 // answer is no harm, since the same id is the same event.

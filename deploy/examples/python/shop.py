@@ -1,48 +1,43 @@
-"""An application with a bridge beside it, of Python's standard library alone: it
-posts an event to localhost over HTTP, and receives the outcome from NATS, whose
-protocol for that is a few lines of text.
+"""An application with a bridge beside it, which it knows by localhost only: it posts
+an event to the bridge, and receives the outcome at an HTTP endpoint of its own,
+which is the bridge's BRIDGE_SINK_URL. It needs nothing but Python.
 
     python3 shop.py <order id> <phone number>
 """
 
+import http.server
 import json
 import os
-import socket
+import queue
 import sys
+import threading
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 
 EVENTS_URL = os.environ.get("EVENTS_URL", "http://127.0.0.1:8080/events")
-NATS_URL = os.environ.get("NATS_URL", "nats://127.0.0.1:4222")
+OUTCOMES_ADDR = os.environ.get("OUTCOMES_ADDR", "127.0.0.1:8090")
 LIMIT = 60  # seconds until we give up
 
 
-class Results:
-    """Outcomes as they happen, over plain NATS. What is published while nobody
-    listens is not seen here; the stream BRIDGE_RESULTS keeps it, for a client with
-    JetStream such as nats-py."""
+class Outcomes(http.server.BaseHTTPRequestHandler):
+    """Takes CloudEvents in binary mode, which is the bridge's default, and in
+    structured mode. An outcome may come twice; its id tells."""
 
-    def __init__(self, url: str) -> None:
-        where = urllib.parse.urlparse(url)
-        self._socket = socket.create_connection((where.hostname, where.port or 4222), timeout=LIMIT)
-        self._lines = self._socket.makefile("rb")
-        self._lines.readline()  # INFO
-        self._socket.sendall(b'CONNECT {"verbose":false,"headers":true,"lang":"python","version":"0"}\r\nSUB bridge.results.> 1\r\nPING\r\n')
-        while (line := self._lines.readline()) != b"PONG\r\n":
-            if not line or line.startswith(b"-ERR"):
-                raise ConnectionError(line.decode() or "NATS closed the connection")
+    received: queue.Queue = queue.Queue()
 
-    def __iter__(self):
-        while line := self._lines.readline():
-            words = line.split()
-            if line == b"PING\r\n":
-                self._socket.sendall(b"PONG\r\n")
-            elif words[0] in (b"MSG", b"HMSG"):
-                size = int(words[-1])
-                payload = self._lines.read(size + 2)[:size]
-                yield json.loads(payload[int(words[-2]) :] if words[0] == b"HMSG" else payload)
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get_content_type() == "application/cloudevents+json":
+            event = json.loads(body)
+        else:
+            event = {name[3:].lower(): value for name, value in self.headers.items() if name.lower().startswith("ce-")}
+        self.send_response(204 if "id" in event else 400)
+        self.end_headers()
+        self.received.put(event)
+
+    def log_message(self, *_) -> None:
+        """Says nothing: what is printed is the outcome."""
 
 
 def post(event: dict) -> None:
@@ -69,7 +64,11 @@ def main() -> None:
     if len(sys.argv) != 3:
         sys.exit("usage: python3 shop.py <order id> <phone number>")
     order, phone = sys.argv[1:]
-    results = Results(NATS_URL)  # listen first, then post
+    # Listen first, then post. What the bridge cannot post now it posts later, so that
+    # an application that was away misses nothing.
+    host, port = OUTCOMES_ADDR.rsplit(":", 1)
+    server = http.server.ThreadingHTTPServer((host, int(port)), Outcomes)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     # The order's own id makes the event's: posted again, nothing is sent twice.
     event = {
         "specversion": "1.0",
@@ -80,11 +79,17 @@ def main() -> None:
         "data": {"customer": {"name": "Bo", "phone": phone}},
     }
     post(event)
-    for result in results:
-        if result.get("causationid") == event["id"]:
-            print(result["type"], result["causationid"])
-            return
-    sys.exit("NATS closed the connection before the outcome came")
+    end = time.monotonic() + LIMIT
+    while True:
+        try:
+            outcome = Outcomes.received.get(timeout=max(0, end - time.monotonic()))
+        except queue.Empty:
+            sys.exit("no outcome in a minute")
+        # Receipts of the message come too, with the same cause.
+        if outcome.get("causationid") == event["id"] and outcome["type"].startswith("com.8x8.action."):
+            break
+    server.shutdown()
+    print(outcome["type"], outcome["causationid"])
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ metadata:
 {{- fail "metrics.enabled is for mode service: a sidecar listens on loopback only" -}}
 {{- end -}}
 {{- range $name, $value := .Values.env -}}
-{{- if or (hasKey $keys $name) (has $name (list "BRIDGE_NAME" "BRIDGE_CONFIG" "BRIDGE_HTTP_ADDR" "BRIDGE_ADMIN_ADDR" "BRIDGE_GRACE" "BRIDGE_REPLICAS" "BRIDGE_ALLOW_UNAUTHENTICATED" "NATS_URL" "MEMBRANE_API_URL" "MEMBRANE_CONNECTION")) -}}
+{{- if or (hasKey $keys $name) (has $name (list "BRIDGE_NAME" "BRIDGE_CONFIG" "BRIDGE_HTTP_ADDR" "BRIDGE_ADMIN_ADDR" "BRIDGE_GRACE" "BRIDGE_REPLICAS" "BRIDGE_ADMIN_ALLOW_UNAUTHENTICATED" "NATS_URL" "MEMBRANE_API_URL" "MEMBRANE_CONNECTION")) -}}
 {{- fail (printf "env.%s is set by another value of this chart" $name) -}}
 {{- end -}}
 {{- end -}}
@@ -84,7 +84,7 @@ env:
   {{- end }}
   {{- if and $service .Values.metrics.enabled }}
   - {name: BRIDGE_ADMIN_ADDR, value: ":{{ .Values.metrics.port }}"}
-  - {name: BRIDGE_ALLOW_UNAUTHENTICATED, value: "true"}
+  - {name: BRIDGE_ADMIN_ALLOW_UNAUTHENTICATED, value: "true"}
   {{- else }}
   - {name: BRIDGE_ADMIN_ADDR, value: "127.0.0.1:{{ .Values.metrics.port }}"}
   {{- end }}
@@ -115,6 +115,11 @@ ports:
   {{- if .Values.metrics.enabled }}
   - {name: metrics, containerPort: {{ .Values.metrics.port }}}
   {{- end }}
+{{- end }}
+{{- if .Values.preStopSeconds }}
+lifecycle:
+  preStop:
+    sleep: {seconds: {{ .Values.preStopSeconds }}}
 {{- end }}
 # The program asks itself: the admin listener is on loopback, where no kubelet comes.
 startupProbe:
