@@ -114,8 +114,8 @@ func readMessage(ctx context.Context, l *ledger.Ledger, umid string) (m message,
 	if err != nil || body == nil {
 		return message{}, rev, err
 	}
-	if json.Unmarshal(body, &m) != nil {
-		return message{}, rev, nil // nobody's that we know: a receipt must not be lost over it
+	if unreadable := json.Unmarshal(body, &m); unreadable != nil {
+		m = message{} // nobody's that we know: a receipt must not be lost over it
 	}
 	return m, rev, nil
 }
