@@ -51,7 +51,7 @@ type compiled struct {
 // compiled or looked up before an event has come. It reports every problem, in
 // file order. The table is nil if any of them is an error.
 func Compile(f *config.File, cat *catalog.Catalog, o Options) (*Table, config.Problems) {
-	c := &compiler{file: f, catalog: cat, byConnection: o.Actions, defaultPlace: defaultPlace(o.DefaultConnection), tenants: map[string]*template{}}
+	c := &compiler{file: f, catalog: cat, byConnection: o.Actions, defaultPlace: DefaultPlace(o.DefaultConnection), tenants: map[string]*template{}}
 	t := &Table{options: o, catalog: cat, byIdentity: make(map[string]*Handler, len(f.Routes)), defaultPlace: c.defaultPlace}
 	for _, connection := range f.Connections {
 		if connection.Tenant.Kind != config.KindNone {
@@ -154,10 +154,17 @@ func (c *compiler) action(r *config.Route) *catalog.Action {
 	at := c.actions(r.Connection)
 	for _, from := range []*catalog.Catalog{at.Live, at.Known} {
 		if a, ok := find(from, r); ok {
+			c.missed(r, at.Live != nil && !a.Offered())
+			if r.RunID != "" && a.Key != "" { // it is asked for, and its results are named, as the route does
+				byID := *a
+				byID.Key = ""
+				return &byID
+			}
 			return a
 		}
 	}
 	if r.RunID != "" {
+		c.missed(r, at.Live != nil)
 		return &catalog.Action{ID: r.RunID, Name: r.RunID}
 	}
 	from := at.Known
@@ -179,6 +186,15 @@ func (c *compiler) action(r *config.Route) *catalog.Action {
 	}
 	c.fail(r.RunPos, "unknown-action", hint, "there is no action %q", r.RunKey)
 	return nil
+}
+
+// missed warns of an action that the connection does not offer. Membrane has the
+// last word: if it does not know the action either, the route's events wait.
+func (c *compiler) missed(r *config.Route, missing bool) {
+	if missing {
+		c.report(config.LevelWarning, r.RunPos, "action-missing", "see bridge8x8 actions list, and actions sync --check",
+			"its connection does not offer the action %q", r.RunKey+r.RunID)
+	}
 }
 
 // find finds the action of a route in a catalog, which may be nil.
@@ -203,7 +219,7 @@ func (c *compiler) fit(h *Handler, r *config.Route) {
 			"the action %q cannot be run: %s", actionName(h.Action), h.Problem)
 		h.Problem = fmt.Sprintf("the action %s cannot be run: %s", actionName(h.Action), h.Problem)
 	}
-	if !wasKnown || known == h.Action {
+	if !wasKnown || at.Live == nil {
 		c.checkInput(h, r)
 		return
 	}
@@ -273,7 +289,8 @@ func (c *compiler) connection(h *Handler, r *config.Route) {
 // databaseID is how Membrane's ids look (source: Membrane's documentation, by its examples).
 var databaseID = regexp.MustCompile(`^[0-9a-f]{24}$`)
 
-func defaultPlace(connection string) Place {
+// DefaultPlace is where routes run that name no connection (MEMBRANE_CONNECTION).
+func DefaultPlace(connection string) Place {
 	if databaseID.MatchString(connection) {
 		return Place{ConnectionID: connection}
 	}

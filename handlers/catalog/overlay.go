@@ -66,6 +66,9 @@ func (c *Catalog) Overlay(offers []Offer) *Catalog {
 	return newCatalog(actions)
 }
 
+// Offered says that a connection offers the action, as it told.
+func (a *Action) Offered() bool { return a.offered }
+
 // rank puts what can be run behind what cannot: of two with one key the later one counts.
 func (o *Offer) rank() int {
 	if o.Problem == "" {
