@@ -238,7 +238,7 @@ func TestDefaultConnection(t *testing.T) {
 		"66f1a2b3c4d5e6f708192a3b": {ConnectionID: "66f1a2b3c4d5e6f708192a3b"},
 		"66f1a2b3c4d5e6f708192a3":  {ConnectionKey: "66f1a2b3c4d5e6f708192a3"},
 	} {
-		if got := defaultPlace(connection); got != want {
+		if got := DefaultPlace(connection); got != want {
 			t.Errorf("%q: got %+v, want %+v", connection, got, want)
 		}
 	}
