@@ -82,10 +82,10 @@ func badPath(path string) (problem, hint string) {
 		return `holds a space, a # or a \`, "percent-encode it"
 	}
 	for i, part := range strings.Split(path, "/") {
-		switch decoded, err := url.PathUnescape(part); {
+		switch _, err := url.PathUnescape(part); {
 		case err != nil:
 			return "holds a % without two hexadecimal digits", "write %25 for a plain %"
-		case leadsOut(decoded):
+		case leadsOut(part):
 			return "leads out of itself, by . or ..", "write the path without it"
 		case i > 0 && part == "" && i < strings.Count(path, "/"):
 			return "has nothing between two slashes", ""
@@ -94,11 +94,21 @@ func badPath(path string) (problem, hint string) {
 	return "", ""
 }
 
-// leadsOut says that a segment, or a part of it for who decodes twice, is . or ..
+// leadsOut says that a segment is . or .., or has one of them as a part for who
+// decodes it before taking the path apart, once or more often.
 func leadsOut(segment string) bool {
-	return slices.ContainsFunc(strings.FieldsFunc(segment, func(r rune) bool { return r == '/' || r == '\\' }), func(part string) bool {
-		return strings.Trim(part, ".") == "" && len(part) <= 2
-	})
+	for {
+		if slices.ContainsFunc(strings.FieldsFunc(segment, func(r rune) bool { return r == '/' || r == '\\' }), func(part string) bool {
+			return part == "." || part == ".."
+		}) {
+			return true
+		}
+		decoded, err := url.PathUnescape(segment)
+		if err != nil || decoded == segment {
+			return false
+		}
+		segment = decoded
+	}
 }
 
 var (
@@ -114,17 +124,10 @@ func segment(text string) (string, error) {
 		return "", errEmptySegment
 	case hasControl(text):
 		return "", errControl
+	case leadsOut(text):
+		return "", errLeadsOut
 	}
-	for seen := text; ; { // for who decodes more than once
-		if leadsOut(seen) {
-			return "", errLeadsOut
-		}
-		decoded, err := url.PathUnescape(seen)
-		if err != nil || decoded == seen {
-			return url.PathEscape(text), nil
-		}
-		seen = decoded
-	}
+	return url.PathEscape(text), nil
 }
 
 func hasControl(text string) bool {

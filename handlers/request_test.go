@@ -93,6 +93,8 @@ func TestRequestStaysInItsPath(t *testing.T) {
 		{one, `{"x":["a"]}`, "gives an array"},
 		{one, `{"x":"a\r\nHost: evil"}`, "control character"},
 		{two, `{"x":".","y":"."}`, "would lead out"},
+		{two, `{"x":"%","y":"2E"}`, "leads out"},
+		{two, `{"x":"%2","y":"5252e%2e"}`, "leads out"},
 		{dotted, `{"x":"."}`, "would lead out"},
 		{dotted, `{"x":"%2e"}`, "would lead out"},
 	} {

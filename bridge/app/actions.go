@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
+	"time"
 
 	"github.com/bridge8x8/bridge8x8/bridge"
 	"github.com/bridge8x8/bridge8x8/bridge/membrane"
@@ -175,33 +175,28 @@ func ToAsk(file *config.File, env *config.Env) []Asked {
 	return list
 }
 
+// askLimit is how long one connection may take to tell.
+const askLimit = 15 * time.Second
+
 // Ask asks Membrane what connections offer. A connection that could not be asked
-// is missing from the answer, and the error, the first one, says why.
-func Ask(ctx context.Context, client *membrane.Client, list []Asked) (Synced, error) {
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	offered, errs := Synced{}, make([]error, len(list))
-	for i, one := range list {
-		wg.Go(func() {
-			offers, err := client.Offers(ctx, one.Place, one.Wanted)
-			if err != nil {
-				name := "connection " + one.Name
-				if one.Name == "" {
-					name = defaultName
-				}
-				errs[i] = fmt.Errorf("%s: %s", name, bridge.AsFailure(err).Message)
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
+// is missing from the answer, and the error, the first one, says why. They are
+// asked one after the other: what settles a crash uses the same few connections.
+func Ask(ctx context.Context, client *membrane.Client, list []Asked) (offered Synced, first error) {
+	offered = Synced{}
+	for _, one := range list {
+		limited, cancel := context.WithTimeout(ctx, askLimit)
+		offers, err := client.Offers(limited, one.Place, one.Wanted)
+		cancel()
+		switch {
+		case err == nil:
 			offered[one.Name] = offers
-		})
-	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return offered, err
+		case first == nil:
+			name := "connection " + one.Name
+			if one.Name == "" {
+				name = defaultName
+			}
+			first = fmt.Errorf("%s: %s", name, bridge.AsFailure(err).Message)
 		}
 	}
-	return offered, nil
+	return offered, first
 }

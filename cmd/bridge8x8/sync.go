@@ -231,20 +231,41 @@ func changes(path string, was, is any, found []string) []string {
 		return found
 	}
 	if !reflect.DeepEqual(was, is) {
-		found = append(found, membrane.Printable(path+": "+short(was)+", now "+short(is)))
+		found = append(found, membrane.Printable(path+": "+shortFrom(was, is)+", now "+shortFrom(is, was)))
 	}
 	return found
 }
 
-func short(value any) string {
-	const longest = 120
+// longestShown is how much of a value is shown.
+const longestShown = 120
+
+func short(value any) string { return cut(asJSON(value)) }
+
+// shortFrom is short, from where a long value differs from another.
+func shortFrom(value, other any) string {
+	text, beside := asJSON(value), asJSON(other)
+	same := 0
+	for same < min(len(text), len(beside)) && text[same] == beside[same] {
+		same++
+	}
+	const before = 20
+	if len(text) <= longestShown && len(beside) <= longestShown || same <= before {
+		return cut(text)
+	}
+	return "…" + cut(text[same-before:])
+}
+
+func cut(text []rune) string {
+	if len(text) > longestShown {
+		return string(text[:longestShown]) + "…"
+	}
+	return string(text)
+}
+
+func asJSON(value any) []rune {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(value) // it was JSON before
-	text := []rune(strings.TrimSpace(b.String()))
-	if len(text) > longest {
-		return string(text[:longest]) + "…"
-	}
-	return string(text)
+	return []rune(strings.TrimSpace(b.String()))
 }
