@@ -20,7 +20,10 @@ type Request struct {
 	Body Value
 }
 
-var requestMethods = []string{"GET", "POST", "PATCH", "PUT", "DELETE"}
+// source: @membranehq/sdk 0.28.3, ActRequest
+var requestMethods = []string{methodGet, "POST", "PATCH", "PUT", "DELETE"}
+
+const methodGet = "GET"
 
 // signed are the headers that are Membrane's to set, or that it does not pass on.
 // source: docs.getmembrane.com, connections/api-proxy
@@ -77,7 +80,7 @@ func (d *decoder) request(r *Route, route object) {
 		}
 	}
 	if body, ok := o.get("body"); ok {
-		if q.Method == "GET" {
+		if q.Method == methodGet {
 			d.fail(body.Pos, "bad-body", "use query:, or another method", "a GET request has no body")
 		}
 		q.Body = body

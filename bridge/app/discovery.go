@@ -29,7 +29,7 @@ type discovery struct {
 	synced  map[string]handlers.Actions
 	written [sha256.Size]byte           // of what synced is made of
 	offers  Synced                      // as they were told last
-	print   [sha256.Size]byte           // of offers
+	sum     [sha256.Size]byte           // of offers
 	fitted  map[string]*catalog.Catalog // what was offered when every route of the connection still fitted
 	told    string                      // what was logged last
 	asked   chan struct{}               // to ask again at once
@@ -91,9 +91,9 @@ func (d *discovery) take(offered Synced) bool {
 	if err != nil {
 		return false
 	}
-	print := sha256.Sum256(encoded)
-	changed := d.offers == nil || print != d.print
-	d.offers, d.print = all, print
+	sum := sha256.Sum256(encoded)
+	changed := d.offers == nil || sum != d.sum
+	d.offers, d.sum = all, sum
 	return changed
 }
 

@@ -131,11 +131,11 @@ func TestExamplesRun(t *testing.T) {
 	}
 	for _, r := range file.Routes {
 		for _, test := range r.Tests {
-			if id := test.Event["id"].(string); sent[id] {
+			id := test.Event["id"].(string)
+			if sent[id] {
 				continue // two routes take it
-			} else {
-				sent[id] = true
 			}
+			sent[id] = true
 			if r.Name == "code-used" { // it is about the message that was sent before
 				bridgetest.Await(t, "the message", func() error {
 					if byRoute()["code-sent"].Data.Output == nil {
