@@ -70,6 +70,7 @@ type Bridge struct {
 	drain    sync.Once
 	gates    gates
 	doubts   *reconciler
+	turns    turns
 	looks    looks
 
 	witnesses witnesses

@@ -96,6 +96,8 @@ type compiler struct {
 	problems     config.Problems
 	// route is put before messages: many routes look alike.
 	route string
+	// variables are what expressions see besides the event.
+	variables []string
 }
 
 func (c *compiler) fail(pos config.Pos, code, hint, format string, args ...any) {
@@ -124,6 +126,7 @@ func (c *compiler) handler(r *config.Route) *Handler {
 	c.connection(h, r)
 	if r.Request != nil {
 		c.request(h, r)
+		h.Then = c.followUp(h, r)
 		return h
 	}
 	h.Action = c.action(r)
@@ -131,11 +134,14 @@ func (c *compiler) handler(r *config.Route) *Handler {
 		c.fail(r.Input.Pos, "input-unsatisfiable", "write the action's fields, one a line", "the input is not a mapping")
 		return h
 	}
+	c.replies(h, r)
+	h.AtMost = c.atMost(r)
 	known := len(c.problems)
 	h.input = c.template(config.Value{Pos: r.Input.Pos, Kind: config.KindMap, Map: r.Input.Map}, "input", "")
 	if h.Action != nil && len(c.problems) == known {
 		c.fit(h, r)
 	}
+	h.Then = c.followUp(h, r)
 	return h
 }
 
@@ -220,12 +226,12 @@ func (c *compiler) fit(h *Handler, r *config.Route) {
 		h.Problem = fmt.Sprintf("the action %s cannot be run: %s", actionName(h.Action), h.Problem)
 	}
 	if !wasKnown || at.Live == nil {
-		c.checkInput(h, r)
+		c.checkInput(h.Action, h.input, r)
 		return
 	}
 	before := c.problems
 	c.problems = nil
-	c.checkInput(h, r)
+	c.checkInput(h.Action, h.input, r)
 	found := c.problems
 	c.problems = before
 	if !found.Errors() {
@@ -234,7 +240,7 @@ func (c *compiler) fit(h *Handler, r *config.Route) {
 	}
 	offered := h.Action
 	h.Action = known
-	c.checkInput(h, r)
+	c.checkInput(h.Action, h.input, r)
 	h.Action = offered
 	if c.problems[len(before):].Errors() {
 		return // a mistake by any measure
@@ -299,8 +305,7 @@ func DefaultPlace(connection string) Place {
 
 // checkInput finds what no event could put right: constants and missing fields
 // that the action's schema refuses.
-func (c *compiler) checkInput(h *Handler, r *config.Route) {
-	a := h.Action
+func (c *compiler) checkInput(a *catalog.Action, input *template, r *config.Route) {
 	ref := string(a.Reference)
 	if v, ok := r.Input.Get(ref); ok && ref != "" {
 		pos := v.Pos
@@ -311,7 +316,7 @@ func (c *compiler) checkInput(h *Handler, r *config.Route) {
 		}
 		c.fail(pos, "reference-mapped", "leave it out; the result event names the cause", "the input field %s is set by the bridge, to know its runs again", ref)
 	}
-	sample, _ := h.input.sample().(map[string]any)
+	sample, _ := input.sample().(map[string]any)
 	delete(sample, ref)
 	known := len(c.problems)
 	for _, e := range a.Input.ValidateAll(sample) {
@@ -319,7 +324,7 @@ func (c *compiler) checkInput(h *Handler, r *config.Route) {
 			c.fail(place(r.Input, r.Pos, e.Field), "input-unsatisfiable", "", "%s", e.Error())
 		}
 	}
-	if len(c.problems) == known && a.Normalize != nil && !h.input.hasExpressions() {
+	if len(c.problems) == known && a.Normalize != nil && !input.hasExpressions() {
 		if err := check(a, sample); err != nil {
 			c.fail(inputPos(r), "input-unsatisfiable", "", "%s", err.Error())
 		}

@@ -35,6 +35,11 @@ type Handler struct {
 	// Problem says why nothing of the route can be run as things are at the service;
 	// "" as a rule. Its events wait, and none is lost.
 	Problem string
+	// Replies says that replies are tied to what the route sent last.
+	Replies bool
+	AtMost  *AtMost // nil: there is no limit
+	// Then is what the route waits for once the action has run; nil for nothing.
+	Then *FollowUp
 
 	// the compiled match, input and tenant: see compile.go
 	compiled
