@@ -22,6 +22,8 @@ const (
 	listBefore = 10 * time.Minute
 	// troubleDelay is how soon an event comes again that met a ledger or stream in trouble.
 	troubleDelay = 2 * time.Second
+	// mendDelay is how soon an event comes again whose action cannot be run as things are.
+	mendDelay = gateMost
 	// maxOutput is the largest output that goes into a record and a result whole (rule R13).
 	maxOutput = 64 << 10
 	// leastAsked is how many requests may be under way at least, whatever the concurrency (rule R19).

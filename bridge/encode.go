@@ -133,6 +133,7 @@ func (r *Record) AppendJSON(dst []byte) []byte {
 		o.text("connectionKey", f.ConnKey)
 		o.text("tenant", f.Tenant)
 		o.flag("oneCall", f.OneCall)
+		o.text("call", f.Call)
 		o.close()
 	}
 	o.b, o.comma = append(o.b, ']'), true

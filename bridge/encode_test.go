@@ -113,7 +113,7 @@ func (d dice) record() Record {
 	}
 	for range d.Intn(4) {
 		r.Routes = append(r.Routes, Frozen{
-			Route: d.text(), Name: d.text(), Action: d.text(), Connection: d.text(), ConnID: d.text(), ConnKey: d.text(), Tenant: d.text(), OneCall: d.flag(),
+			Route: d.text(), Name: d.text(), Action: d.text(), Connection: d.text(), ConnID: d.text(), ConnKey: d.text(), Tenant: d.text(), OneCall: d.flag(), Call: d.text(),
 		})
 	}
 	return r

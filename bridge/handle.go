@@ -131,6 +131,9 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 		if p.expired(b.Now()) {
 			return b.conclude(ctx, e, p, p.failed(ReasonExpired, "its time ran out before it could be sent", nil))
 		}
+		if p.handler.Problem != "" { // about the route, not the event: it waits until that is mended (R8)
+			return b.park(ctx, e, p, &shut{why: ReasonNotReady, delay: mendDelay})
+		}
 
 		// map + validate
 		input, err := b.input(p)
@@ -442,7 +445,7 @@ func freeze(h *handlers.Handler, v *handlers.View) (Frozen, error) {
 		f.Name = h.Name
 	}
 	if h.Action != nil {
-		f.Action, f.OneCall = actionName(h.Action), h.Action.OneCall
+		f.Action, f.OneCall, f.Call = actionName(h.Action), h.Action.OneCall, h.Action.Call
 	} else if missing, ok := errors.AsType[*handlers.ActionMissingError](err); ok {
 		f.Action = missing.Key
 	}
@@ -545,7 +548,7 @@ func (b *Bridge) run(ctx context.Context, p *pair, pass pass, slot slot, input m
 	}()
 	measured = b.refer(ctx, p, input)
 	reply, err := b.Runner.Run(ctx, Request{
-		Place: p.frozen.Place(), ActionKey: p.handler.Action.Key, ActionID: p.handler.Action.ID,
+		Place: p.frozen.Place(), ActionKey: p.handler.Action.Key, ActionID: p.handler.Action.ID, Inline: p.handler.Action.Call != "",
 		OneCall: p.handler.Action.OneCall, ProxyForwards: p.handler.ProxyForwards, Input: input, SendBy: deadline,
 		Meta: Meta{Bridge: b.Name, Source: p.e.cause.Source, EventID: p.e.cause.ID, Route: p.route, Key: string(p.key), Try: p.rec.Try, Attempt: p.rec.Attempts},
 	})
@@ -572,14 +575,14 @@ func (p *pair) verdict(reply Reply, err error) *Failure {
 }
 
 func verdictOf(a *catalog.Action, reply Reply, err error) *Failure {
-	if err != nil {
-		f := AsFailure(err)
-		if f.Kind == Unknown && a.Safe {
-			f.Kind, f.Reason = Temporary, "" // repeating it is harmless, so doubt is not a problem
-		}
-		return f
+	f := AsFailure(err)
+	if err == nil {
+		f = check(a, reply)
 	}
-	return check(a, reply)
+	if f != nil && f.Kind == Unknown && a.Safe {
+		f.Kind, f.Reason = Temporary, "" // repeating it is harmless, so doubt is not a problem
+	}
+	return f
 }
 
 func check(a *catalog.Action, reply Reply) *Failure {
@@ -590,6 +593,9 @@ func check(a *catalog.Action, reply Reply) *Failure {
 	switch {
 	case v.OK:
 		return nil
+	case v.Status != 0:
+		kind, reason := OfVendor(v.Status)
+		return &Failure{Kind: kind, Reason: reason, Message: v.Message, RetryAfter: v.RetryAfter, RunID: reply.RunID, Details: v.Details}
 	case v.Unclear:
 		return &Failure{Kind: Unknown, Reason: ReasonOutcomeUnknown, Message: "the output says neither yes nor no: " + v.Message, RunID: reply.RunID, Details: v.Details}
 	default:

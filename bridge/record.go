@@ -133,6 +133,7 @@ type Frozen struct {
 	ConnKey    string `json:"connectionKey,omitempty"`
 	Tenant     string `json:"tenant,omitempty"`
 	OneCall    bool   `json:"oneCall,omitempty"`
+	Call       string `json:"call,omitempty"` // of an inline request: which one
 }
 
 // Place is where the frozen route runs.

@@ -81,6 +81,9 @@ func (b *Bridge) ask(ctx context.Context, a Ask) {
 		_, err := h.Input(nil)
 		b.refuse(a, ReasonActionMissing, err.Error())
 		return
+	case h.Problem != "" && h.Action.Safe: // any other is stored, and waits
+		b.refuse(a, ReasonNotReady, h.Problem)
+		return
 	}
 	if err := b.Ledger.Usable(); err != nil && !h.Action.Safe {
 		b.refuse(a, ReasonNotReady, "nothing can be claimed right now: ask again later")

@@ -34,6 +34,8 @@ type Request struct {
 	Place
 	ActionKey string // or ActionID
 	ActionID  string
+	// Inline says that the input is a request of 8x8's API itself, and no action's.
+	Inline bool
 	// OneCall: see catalog.Action.
 	OneCall bool
 	// ProxyForwards: see config.Route.

@@ -390,8 +390,8 @@ func (b *Bridge) shownBy(p *pair, log RunLog) (rec Record, ends bool) {
 // (R17); everything else is held for a person (guarantee 5).
 func (b *Bridge) undecided(ctx context.Context, e *occurrence, p *pair, f *Failure) fate {
 	h := p.handler
-	same := h != nil && h.Action != nil && actionName(h.Action) == p.frozen.Action // another action's run would repeat nothing (R2)
-	if same && p.rec.State == Running && p.rec.Attempts < h.Retry.Attempts {
+	if p.runsTheSame() && // another action's run would repeat nothing (R2)
+		p.rec.State == Running && p.rec.Attempts < h.Retry.Attempts {
 		chosen := h.OnUnknown == "retry" && p.rec.Unclear == 0
 		if chosen || h.Action.Safe {
 			step := &Failure{Kind: Temporary, Reason: ReasonOutcomeUnknown}
@@ -407,11 +407,19 @@ func (b *Bridge) undecided(ctx context.Context, e *occurrence, p *pair, f *Failu
 
 // actionOf is the catalog's entry for what a pair ran, even if its route has gone.
 func (b *Bridge) actionOf(p *pair) *catalog.Action {
-	if p.handler != nil && p.handler.Action != nil && actionName(p.handler.Action) == p.frozen.Action {
+	if p.runsTheSame() {
 		return p.handler.Action
+	}
+	if p.frozen.Call != "" {
+		return catalog.Request("", p.frozen.Call)
 	}
 	a, _ := b.Catalog.Lookup(p.frozen.Action)
 	return a
+}
+
+// runsTheSame says that the pair's route still runs what its record speaks of.
+func (p *pair) runsTheSame() bool {
+	return p.handler != nil && p.handler.Action != nil && actionName(p.handler.Action) == p.frozen.Action && p.handler.Action.Call == p.frozen.Call
 }
 
 func (p *pair) routeName() string {

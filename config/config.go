@@ -87,6 +87,8 @@ type Route struct {
 	RunKey string
 	RunID  string
 	RunPos Pos
+	// Request is a request of 8x8's own API instead of an action; nil if there is none.
+	Request *Request
 	// Connection is the name of an entry of File.Connections; empty means MEMBRANE_CONNECTION.
 	Connection    string
 	ConnectionPos Pos

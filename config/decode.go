@@ -182,7 +182,7 @@ func (d *decoder) route(v Value, at string) {
 	if name, ok := v.at("name").Scalar.(string); ok && entryName.MatchString(name) {
 		at = fmt.Sprintf("route %q", name)
 	}
-	o := d.object(v, at, "name", "formerly", "on", "filters", "run", "connection", "input", "ttl", "retry", "on_unknown", "proxy_forwards", "replies", "at_most", "then", "tests")
+	o := d.object(v, at, "name", "formerly", "on", "filters", "run", "request", "connection", "input", "ttl", "retry", "on_unknown", "proxy_forwards", "replies", "at_most", "then", "tests")
 	if v.Kind != KindMap {
 		return
 	}
@@ -215,7 +215,11 @@ func (d *decoder) route(v Value, at string) {
 		d.fail(v.Pos, "missing-on", `say which events it is for with "on" or "filters"; on: "*" takes every event`, `%s has neither "on" nor "filters"`, at)
 	}
 
-	d.run(o, &r.RunKey, &r.RunID, &r.RunPos)
+	if o.has("request") {
+		d.request(&r, o)
+	} else {
+		d.run(o, &r.RunKey, &r.RunID, &r.RunPos)
+	}
 	if name, ok := d.text(o, "connection"); ok {
 		r.Connection, r.ConnectionPos = name, o.pos("connection")
 	}

@@ -20,6 +20,20 @@ type Options struct {
 	// DefaultConnection is the id or key of the connection for routes that name
 	// none (MEMBRANE_CONNECTION). 24 hexadecimal digits are an id.
 	DefaultConnection string
+	// Actions are what each connection offers, by its name in the configuration; that
+	// of DefaultConnection is "". Of one that is not there, the catalog is all.
+	Actions map[string]Actions
+}
+
+// Actions is what is known of the actions of a connection.
+type Actions struct {
+	// Known is the catalog, or what was written down of the connection laid over it.
+	Known *catalog.Catalog
+	// Live is what the connection offers now, laid over Known; nil if nobody has asked.
+	Live *catalog.Catalog
+	// Later says that an action which nobody knows may turn up once somebody has: a
+	// route of it is no mistake yet, and the service has the last word.
+	Later bool
 }
 
 // compiled is what Compile adds to a Handler.
@@ -30,13 +44,14 @@ type compiled struct {
 	place   Place     // without the tenant, if tenant is set
 	tenant  *template // set if the tenant depends on the event
 	missing *ActionMissingError
+	inline  bool // input is an inline request
 }
 
 // Compile makes a table of the file's routes: everything that can be parsed,
 // compiled or looked up before an event has come. It reports every problem, in
 // file order. The table is nil if any of them is an error.
 func Compile(f *config.File, cat *catalog.Catalog, o Options) (*Table, config.Problems) {
-	c := &compiler{file: f, catalog: cat, defaultPlace: defaultPlace(o.DefaultConnection), tenants: map[string]*template{}}
+	c := &compiler{file: f, catalog: cat, byConnection: o.Actions, defaultPlace: DefaultPlace(o.DefaultConnection), tenants: map[string]*template{}}
 	t := &Table{options: o, catalog: cat, byIdentity: make(map[string]*Handler, len(f.Routes)), defaultPlace: c.defaultPlace}
 	for _, connection := range f.Connections {
 		if connection.Tenant.Kind != config.KindNone {
@@ -48,7 +63,12 @@ func Compile(f *config.File, cat *catalog.Catalog, o Options) (*Table, config.Pr
 	}
 	c.webhooks(t)
 	if o.Commands {
-		for _, a := range cat.All() {
+		if at := c.actions(""); at.Live != nil {
+			t.catalog = at.Live
+		} else {
+			t.catalog = at.Known
+		}
+		for _, a := range t.catalog.All() {
 			if a.Key != "" {
 				t.addCommand(a)
 			}
@@ -70,6 +90,7 @@ func Compile(f *config.File, cat *catalog.Catalog, o Options) (*Table, config.Pr
 type compiler struct {
 	file         *config.File
 	catalog      *catalog.Catalog
+	byConnection map[string]Actions
 	defaultPlace Place
 	tenants      map[string]*template
 	problems     config.Problems
@@ -102,8 +123,13 @@ func (c *compiler) handler(r *config.Route) *Handler {
 	for _, v := range r.Filters {
 		h.filters = append(h.filters, c.filter(v))
 	}
-	h.Action = c.action(r)
 	c.connection(h, r)
+	if r.Request != nil {
+		c.request(h, r)
+		h.Then = c.followUp(h, r)
+		return h
+	}
+	h.Action = c.action(r)
 	if r.Input.Kind != config.KindMap && r.Input.Kind != config.KindNone {
 		c.fail(r.Input.Pos, "input-unsatisfiable", "write the action's fields, one a line", "the input is not a mapping")
 		return h
@@ -113,30 +139,129 @@ func (c *compiler) handler(r *config.Route) *Handler {
 	known := len(c.problems)
 	h.input = c.template(config.Value{Pos: r.Input.Pos, Kind: config.KindMap, Map: r.Input.Map}, "input", "")
 	if h.Action != nil && len(c.problems) == known {
-		c.checkInput(h.Action, h.input, r)
+		c.fit(h, r)
 	}
 	h.Then = c.followUp(h, r)
 	return h
 }
 
-// action finds what a route runs. An action named by its id is not in the
-// catalog, as a rule: it then has no schemas and is checked by the service.
+// actions is what is known of a connection.
+func (c *compiler) actions(connection string) Actions {
+	if at, ok := c.byConnection[connection]; ok {
+		return at
+	}
+	return Actions{Known: c.catalog}
+}
+
+// action finds what a route runs: as its connection offers it now, or else as it is
+// known. An action named by its id need not be known: it then has no schemas and
+// is checked by the service.
 func (c *compiler) action(r *config.Route) *catalog.Action {
-	if r.RunID != "" {
-		if a, ok := c.catalog.ByID(r.RunID); ok {
+	at := c.actions(r.Connection)
+	for _, from := range []*catalog.Catalog{at.Live, at.Known} {
+		if a, ok := find(from, r); ok {
+			c.missed(r, at.Live != nil && !a.Offered())
+			if r.RunID != "" && a.Key != "" { // it is asked for, and its results are named, as the route does
+				byID := *a
+				byID.Key = ""
+				return &byID
+			}
 			return a
 		}
+	}
+	if r.RunID != "" {
+		c.missed(r, at.Live != nil)
 		return &catalog.Action{ID: r.RunID, Name: r.RunID}
 	}
-	if a, ok := c.catalog.Lookup(r.RunKey); ok {
-		return a
+	from := at.Known
+	if at.Live != nil {
+		from = at.Live
 	}
-	hint := "an action that is not in the catalog is named by its id: run: {id: …}"
-	if near := c.catalog.Nearest(r.RunKey); near != "" {
+	near := from.Nearest(r.RunKey)
+	if at.Later && at.Live == nil {
+		hint := "bridge8x8 actions sync writes down what it offers"
+		if near != "" {
+			hint = fmt.Sprintf("did you mean %q?", near)
+		}
+		c.report(config.LevelWarning, r.RunPos, "action-not-known", hint, "the action %q is not known, and its connection could not be asked yet", r.RunKey)
+		return &catalog.Action{Key: r.RunKey, Name: r.RunKey}
+	}
+	hint := "bridge8x8 actions sync writes down what a connection offers beyond the ten; an action without a key is named by its id: run: {id: …}"
+	if near != "" {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	}
 	c.fail(r.RunPos, "unknown-action", hint, "there is no action %q", r.RunKey)
 	return nil
+}
+
+// missed warns of an action that the connection does not offer. Membrane has the
+// last word: if it does not know the action either, the route's events wait.
+func (c *compiler) missed(r *config.Route, missing bool) {
+	if missing {
+		c.report(config.LevelWarning, r.RunPos, "action-missing", "see bridge8x8 actions list, and actions sync --check",
+			"its connection does not offer the action %q", r.RunKey+r.RunID)
+	}
+}
+
+// find finds the action of a route in a catalog, which may be nil.
+func find(from *catalog.Catalog, r *config.Route) (*catalog.Action, bool) {
+	switch {
+	case from == nil:
+		return nil, false
+	case r.RunID != "":
+		return from.ByID(r.RunID)
+	}
+	return from.Lookup(r.RunKey)
+}
+
+// fit checks that a route's input can be what its action takes. A route that fits
+// what was known of the action, and not what its connection offers now, is no
+// mistake of the file's: it waits until either is mended, and the others go on.
+func (c *compiler) fit(h *Handler, r *config.Route) {
+	at := c.actions(r.Connection)
+	known, wasKnown := find(at.Known, r)
+	if h.Problem = h.Action.Problem; h.Problem != "" {
+		c.report(config.LevelWarning, r.RunPos, "action-not-ready", "its events wait until it is; see bridge8x8 actions show "+actionName(h.Action),
+			"the action %q cannot be run: %s", actionName(h.Action), h.Problem)
+		h.Problem = fmt.Sprintf("the action %s cannot be run: %s", actionName(h.Action), h.Problem)
+	}
+	if !wasKnown || at.Live == nil {
+		c.checkInput(h.Action, h.input, r)
+		return
+	}
+	before := c.problems
+	c.problems = nil
+	c.checkInput(h.Action, h.input, r)
+	found := c.problems
+	c.problems = before
+	if !found.Errors() {
+		c.problems = append(c.problems, found...)
+		return
+	}
+	offered := h.Action
+	h.Action = known
+	c.checkInput(h.Action, h.input, r)
+	h.Action = offered
+	if c.problems[len(before):].Errors() {
+		return // a mistake by any measure
+	}
+	for _, p := range found {
+		p.Level, p.Code = config.LevelWarning, "action-changed"
+		if p.Hint == "" {
+			p.Hint = "its events wait; change the route, or see bridge8x8 actions sync --check"
+		}
+		c.problems = append(c.problems, p)
+	}
+	if h.Problem == "" {
+		h.Problem = fmt.Sprintf("the action %s has changed, and the route does not fit it any more", actionName(h.Action))
+	}
+}
+
+func actionName(a *catalog.Action) string {
+	if a.Key != "" {
+		return a.Key
+	}
+	return a.ID
 }
 
 func (c *compiler) connection(h *Handler, r *config.Route) {
@@ -170,7 +295,8 @@ func (c *compiler) connection(h *Handler, r *config.Route) {
 // databaseID is how Membrane's ids look (source: Membrane's documentation, by its examples).
 var databaseID = regexp.MustCompile(`^[0-9a-f]{24}$`)
 
-func defaultPlace(connection string) Place {
+// DefaultPlace is where routes run that name no connection (MEMBRANE_CONNECTION).
+func DefaultPlace(connection string) Place {
 	if databaseID.MatchString(connection) {
 		return Place{ConnectionID: connection}
 	}
@@ -212,7 +338,7 @@ func (c *compiler) checkInput(a *catalog.Action, input *template, r *config.Rout
 		if near := config.Nearest(e.Key, fields); near != "" {
 			hint = fmt.Sprintf("did you mean %q?", near)
 		}
-		c.report(config.LevelWarning, e.Pos, "unknown-input", hint, "the action %q has no input field %q", a.Key, e.Key)
+		c.report(config.LevelWarning, e.Pos, "unknown-input", hint, "the action %q has no input field %q", actionName(a), e.Key)
 	}
 }
 

@@ -37,7 +37,7 @@ routes:
 		"unknown action": {head + "    run: send-smss\n", `bridge.yaml:6:10: error: route "r": there is no action "send-smss" (unknown-action)
     hint: did you mean "send-sms"?`, false},
 		"unknown action, nothing near": {head + "    run: make-coffee\n", `bridge.yaml:6:10: error: route "r": there is no action "make-coffee" (unknown-action)
-    hint: an action that is not in the catalog is named by its id: run: {id: …}`, false},
+    hint: bridge8x8 actions sync writes down what a connection offers beyond the ten; an action without a key is named by its id: run: {id: …}`, false},
 		"unknown connection": {head + "    run: {id: abc}\n    connection: mian\n", `bridge.yaml:7:17: error: route "r": there is no connection "mian" (unknown-connection)
     hint: did you mean "main"?`, false},
 		"unknown connection, nothing near": {head + "    run: {id: abc}\n    connection: x\n", `bridge.yaml:7:17: error: route "r": there is no connection "x" (unknown-connection)
@@ -261,7 +261,7 @@ func TestDefaultConnection(t *testing.T) {
 		"66f1a2b3c4d5e6f708192a3b": {ConnectionID: "66f1a2b3c4d5e6f708192a3b"},
 		"66f1a2b3c4d5e6f708192a3":  {ConnectionKey: "66f1a2b3c4d5e6f708192a3"},
 	} {
-		if got := defaultPlace(connection); got != want {
+		if got := DefaultPlace(connection); got != want {
 			t.Errorf("%q: got %+v, want %+v", connection, got, want)
 		}
 	}

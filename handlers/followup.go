@@ -62,7 +62,7 @@ func (c *compiler) followUp(h *Handler, r *config.Route) *FollowUp {
 			c.fail(t.Fails.Pos, "bad-follow-up", `write a condition over the answer, such as ${ .status == "FAILED" }`, "then.fails must be an expression")
 		}
 	}
-	polled := &config.Route{Pos: t.Pos, Name: r.Name, RunKey: t.RunKey, RunID: t.RunID, RunPos: t.RunPos, Input: t.Input}
+	polled := &config.Route{Pos: t.Pos, Name: r.Name, Connection: r.Connection, RunKey: t.RunKey, RunID: t.RunID, RunPos: t.RunPos, Input: t.Input}
 	if f.Action = c.action(polled); f.Action == nil {
 		return f
 	}

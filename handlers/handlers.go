@@ -32,6 +32,9 @@ type Handler struct {
 	OnUnknown  config.OnUnknown
 	// ProxyForwards: see config.Route.
 	ProxyForwards bool
+	// Problem says why nothing of the route can be run as things are at the service;
+	// "" as a rule. Its events wait, and none is lost.
+	Problem string
 	// Replies says that replies are tied to what the route sent last.
 	Replies bool
 	AtMost  *AtMost // nil: there is no limit
@@ -99,6 +102,9 @@ func (h *Handler) Input(v *View) (map[string]any, error) {
 		if _, mapped := input[ref]; mapped {
 			return nil, &catalog.InputError{Field: ref, Rule: "is set by the bridge and must be left out"}
 		}
+	}
+	if h.inline {
+		return input, h.checkRequest(input)
 	}
 	if err := check(h.Action, input); err != nil {
 		return nil, err

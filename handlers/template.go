@@ -38,6 +38,8 @@ type template struct {
 	items  []*template
 	value  any // a constant, where kind is scalar and there are no parts
 	kind   config.Kind
+	// escape, where it is set, is what is done to each result that is put into a text.
+	escape func(string) (string, error)
 }
 
 type field struct {
@@ -353,6 +355,11 @@ func (t *template) make(m *making) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		if t.escape != nil {
+			if value, err = p.expr.escaped(value, t.escape); err != nil {
+				return nil, err
+			}
+		}
 		if err := p.expr.appendTo(&b, value); err != nil {
 			return nil, err
 		}
@@ -391,6 +398,19 @@ func (x *expression) appendTo(b *strings.Builder, value any) error {
 		return x.failed("gives " + typeName(value) + ", which has no place in a text")
 	}
 	return nil
+}
+
+// escaped is a result as a text, escaped.
+func (x *expression) escaped(value any, escape func(string) (string, error)) (any, error) {
+	var b strings.Builder
+	if err := x.appendTo(&b, value); err != nil {
+		return nil, err
+	}
+	text, err := escape(b.String())
+	if err != nil {
+		return nil, x.failed(err.Error())
+	}
+	return text, nil
 }
 
 const noNumber = "gives a number that JSON does not have"

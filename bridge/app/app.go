@@ -96,6 +96,11 @@ type App struct {
 	pending atomic.Pointer[string] // what it is waiting for; nil once it is ready
 	serving atomic.Pointer[inUse]  // file and table, for the webhooks: they wait for no reload
 	seen    string                 // fingerprint of the configuration that was read last
+
+	discovery discovery
+	heldNow   config.Problems        // of the table that was compiled last
+	held      atomic.Pointer[string] // what is wrong with routes' actions; "" as a rule
+	unasked   atomic.Pointer[string] // why connections could not be asked; nil before that, "" if all were
 }
 
 const (
@@ -128,17 +133,21 @@ func New(o Options) (*App, error) {
 	a.observer = telemetry.NewObserver(a.metrics, a.log)
 	a.waitFor("the start")
 	a.env.Store(&o.Env)
+	a.held.Store(new(string))
+	a.discovery = discovery{fitted: map[string]*catalog.Catalog{}, asked: make(chan struct{}, 1)}
 
-	file, table, err := a.load()
+	var noClient error
+	a.client, noClient = a.membrane()
+	file, table, err := a.load(context.Background())
+	if err == nil {
+		err = noClient
+	}
 	if err != nil {
 		return nil, err
 	}
 	a.file, a.table = file, table
 	a.seen = a.fingerprint()
 	a.serving.Store(&inUse{file, table})
-	if a.client, err = a.membrane(); err != nil {
-		return nil, err
-	}
 	if err := a.listen(); err != nil {
 		return nil, err
 	}
@@ -152,7 +161,7 @@ func New(o Options) (*App, error) {
 }
 
 // load reads and compiles the configuration, all problems at once.
-func (a *App) load() (*config.File, *handlers.Table, error) {
+func (a *App) load(ctx context.Context) (*config.File, *handlers.Table, error) {
 	file := a.o.File
 	var problems config.Problems
 	if file == nil {
@@ -161,9 +170,31 @@ func (a *App) load() (*config.File, *handlers.Table, error) {
 	if problems.Errors() {
 		return nil, nil, problems // what follows from these would say the same again; check tells all
 	}
-	table, more := handlers.Compile(file, a.catalog, handlers.Options{
-		Commands: a.o.Env.Bridge.Commands, DefaultConnection: a.o.Env.Membrane.Connection,
-	})
+	if a.o.File == nil {
+		synced, err := ReadSynced(SyncedPath(a.o.Env.Bridge.Config))
+		if err != nil {
+			return nil, nil, config.Problems{{
+				Pos: config.Pos{File: SyncedPath(a.o.Env.Bridge.Config)}, Level: config.LevelError, Code: "actions-unreadable", Msg: err.Error(),
+				Hint: "bridge8x8 actions sync writes it again",
+			}}
+		}
+		if encoded, _ := synced.Encode(); sha256.Sum256(encoded) != a.discovery.written {
+			a.discovery.written = sha256.Sum256(encoded)
+			a.discovery.synced, a.discovery.fitted = synced.Known(false), map[string]*catalog.Catalog{}
+		}
+	}
+	table, more := a.compile(file)
+	if curable(more) && a.client != nil {
+		ctx, cancel := context.WithTimeout(ctx, discoverLimit)
+		offered, _ := Ask(ctx, a.client, ToAsk(file, &a.o.Env)) // what could not be asked is asked again, once it runs
+		cancel()
+		if len(offered) > 0 {
+			a.discovery.take(offered)
+			table, more = a.compile(file)
+		}
+	}
+	a.heldNow = aboutActions(more)
+	more = slices.DeleteFunc(more, func(p config.Problem) bool { return strings.HasPrefix(p.Code, "action-") })
 	problems = append(problems, more...)
 	problems = append(problems, config.Check(&a.o.Env, file)...)
 	problems = append(problems, a.o.Env.CheckListeners(file)...)
@@ -357,6 +388,7 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 	a.use(a.file, a.table)
 	background.Go(func() { l.Watch(life) })
 	background.Go(func() { a.bridge.Run(life) })
+	background.Go(func() { a.discover(life) })
 	if err := a.persist(ctx, func() error { return a.take(ctx, life) }); err != nil {
 		return err
 	}
@@ -641,6 +673,15 @@ func (a *App) serve() (stop func(), failed chan error, err error) {
 					}
 					return errors.New("not open yet")
 				}},
+				{Name: "actions", Detail: true, Func: func(context.Context) error {
+					if held := *a.held.Load(); held != "" {
+						return errors.New(held)
+					}
+					if unasked := a.unasked.Load(); unasked != nil && *unasked != "" {
+						return errors.New("what the connections offer could not be asked: " + *unasked)
+					}
+					return nil
+				}},
 				{Name: "run logs", Detail: true, Func: func(context.Context) error {
 					if a.pending.Load() != nil { // not started: see there
 						return nil
@@ -696,7 +737,7 @@ func (a *App) Reload() error {
 	if a.notStarted() != nil {
 		return errors.New("not started yet")
 	}
-	file, table, err := a.load()
+	file, table, err := a.load(a.life)
 	if err != nil {
 		a.metrics.Reloaded(false)
 		a.log.Error("the configuration was not reloaded; the one before stays in use", "problems", err.Error())
@@ -722,6 +763,10 @@ func (a *App) Reload() error {
 	}
 	a.use(file, table)
 	a.log.Info("the configuration was reloaded", "routes", len(file.Routes))
+	select {
+	case a.discovery.asked <- struct{}{}: // what else it may run
+	default:
+	}
 	return nil
 }
 
@@ -730,6 +775,13 @@ func sameSource(x, y config.Source) bool {
 }
 
 func (a *App) use(file *config.File, table *handlers.Table) {
+	a.put(file, table)
+	a.discovery.fits(table, a.discovery.known())
+	a.tellActions(a.heldNow)
+	a.metrics.Reloaded(true)
+}
+
+func (a *App) put(file *config.File, table *handlers.Table) {
 	a.file, a.table = file, table
 	a.bridge.SetTable(table)
 	sources := []string{eventsName}
@@ -747,7 +799,6 @@ func (a *App) use(file *config.File, table *handlers.Table) {
 		routes = append(routes, r)
 	}
 	a.metrics.Preset(sources, routes)
-	a.metrics.Reloaded(true)
 }
 
 // changed says whether the configuration is another than the one that was read last.
@@ -774,9 +825,9 @@ func (a *App) fingerprint() string {
 		return ""
 	}
 	all := sha256.New()
-	for _, path := range a.file.SecretFiles {
-		secret, _ := os.ReadFile(path) // that it is gone is a change, too
-		sum := sha256.Sum256(secret)
+	for _, path := range append([]string{SyncedPath(a.o.Env.Bridge.Config)}, a.file.SecretFiles...) {
+		beside, _ := os.ReadFile(path) // that it is gone is a change, too
+		sum := sha256.Sum256(beside)
 		all.Write(sum[:])
 	}
 	all.Write(data)

@@ -225,22 +225,10 @@ func ofStatus(status int) meaning {
 	return unknown
 }
 
-// meaning is what 8x8's own answer says about an action that makes one call to
-// it. source: 8x8 api-error-codes.md; a 500 on a send leaves its effect open.
+// meaning is what 8x8's own answer says about an action that makes one call to it.
 func (v *vendorAnswer) meaning() meaning {
-	switch s := v.status; {
-	case s == http.StatusUnauthorized, s == http.StatusForbidden:
-		return unauthorized
-	case s == http.StatusTooManyRequests:
-		return outage
-	case s == http.StatusUpgradeRequired: // TLS too old: about the connector, not the event
-		return notReady
-	case s == http.StatusRequestTimeout:
-		return unknown
-	case s >= 400 && s < 450:
-		return rejected
-	}
-	return unknown
+	kind, reason := bridge.OfVendor(v.status)
+	return meaning{known: true, kind: kind, reason: reason}
 }
 
 // decide is rule R8. oneCall says that the action makes one call to 8x8, so that

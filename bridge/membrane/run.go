@@ -34,9 +34,11 @@ func encode(r bridge.Request) ([]byte, *bridge.Failure) {
 		b = append(b, ',')
 	}
 	b = append(b, '{')
-	if r.ActionKey != "" {
+	switch {
+	case r.Inline:
+	case r.ActionKey != "":
 		put("key", r.ActionKey)
-	} else {
+	default:
 		put("id", r.ActionID)
 	}
 	switch {
@@ -45,7 +47,11 @@ func encode(r bridge.Request) ([]byte, *bridge.Failure) {
 	case r.ConnectionKey != "":
 		put("connectionKey", r.ConnectionKey)
 	}
-	b = append(b, `"input":`...)
+	if r.Inline {
+		b = append(b, `"api":`...)
+	} else {
+		b = append(b, `"input":`...)
+	}
 	var err error
 	if r.Input == nil {
 		b = append(b, "{}"...)

@@ -39,6 +39,11 @@ func TestRunSendsOneStrictRequest(t *testing.T) {
 			r.Input = map[string]any{}
 		}, `{"id":"a1","connectionId":"c1","input":{},
 			"meta":{"bridge":"b1","source":"/shop","eventId":"evt-17","route":"order-shipped","key":"k","try":"t1","attempt":1}}`},
+		{"an inline request", func(r *bridge.Request) {
+			r.ActionKey, r.Inline = "request", true
+			r.Input = map[string]any{"method": "GET", "path": "/x", "query": map[string]any{"limit": 5}}
+		}, `{"api":{"method":"GET","path":"/x","query":{"limit":5}},"connectionKey":"8x8-main",
+			"meta":{"bridge":"b1","source":"/shop","eventId":"evt-17","route":"order-shipped","key":"k","try":"t1","attempt":1}}`},
 		{"nothing is null", func(r *bridge.Request) {
 			r.Input, r.Place, r.Meta = nil, bridge.Place{}, bridge.Meta{}
 		}, `{"key":"send-sms","input":{},"meta":{"bridge":"","source":"","eventId":"","route":"","key":"","try":"","attempt":0}}`},

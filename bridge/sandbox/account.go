@@ -30,6 +30,8 @@ type account struct {
 	spent    int                       // hundredths of the currency
 	// lastStatus is when a message was last looked up, by sub-account.
 	lastStatus map[string]time.Time
+
+	families families
 }
 
 const (

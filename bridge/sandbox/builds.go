@@ -22,6 +22,8 @@ type built struct {
 	mu     sync.Mutex
 	state  string
 	errors []*apiError
+
+	inline *inline // what it does, where it is no action but a request
 }
 
 func (b *built) now() (state string, errors []*apiError) {
@@ -38,6 +40,9 @@ func (b *built) describe(e *actionElement) {
 
 // call does what a built action asks.
 func (b *built) call(a *account, input json.RawMessage, host string) (*exchange, bool) {
+	if b.inline != nil {
+		return b.inline.call(a, host)
+	}
 	if b.path != "" {
 		return a.request(b.method, b.path, input, host)
 	}

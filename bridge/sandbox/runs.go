@@ -174,13 +174,17 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request, at *world, who call
 	case "":
 		writeError(w, badRequest("one of id, key, api and code must say what to run"))
 		return
-	case "api", "code":
-		writeError(w, badRequest("the sandbox runs actions by id or key, not inline %s", dispatch))
+	case "code":
+		writeError(w, badRequest("the sandbox runs actions by id or key and inline api, not inline %s", dispatch))
 		return
 	}
 	over, failed := s.scope(at, who, text)
 	if failed != nil {
 		writeError(w, failed)
+		return
+	}
+	if dispatch == "api" {
+		s.actInline(w, r, at, who, over, fields["api"], fields["meta"])
 		return
 	}
 	a, failed := s.findAction(at, who, text.Get(dispatch))

@@ -117,7 +117,16 @@ func (c *checker) file(path string, env *config.Env) *config.File {
 		c.add(problems)
 		return nil
 	}
-	table, more := handlers.Compile(file, catalog.Builtin(), handlers.Options{Commands: env.Bridge.Commands, DefaultConnection: env.Membrane.Connection})
+	synced, err := app.ReadSynced(app.SyncedPath(path))
+	if err != nil {
+		problems = append(problems, config.Problem{
+			Pos: config.Pos{File: app.SyncedPath(path)}, Level: config.LevelError, Code: "actions-unreadable", Msg: err.Error(), Hint: "bridge8x8 actions sync writes it again",
+		})
+	}
+	known := synced.Known(true)
+	table, more := handlers.Compile(file, catalog.Builtin(), handlers.Options{
+		Commands: env.Bridge.Commands, DefaultConnection: env.Membrane.Connection, Actions: known,
+	})
 	problems = append(problems, news(problems, more)...)
 	problems = append(problems, news(problems, config.Check(env, file))...)
 	problems = append(problems, env.CheckListeners(file)...)
@@ -217,12 +226,40 @@ func (c *checker) live(env *config.Env, files []*config.File) {
 		}
 		for _, r := range file.Routes {
 			conn := places[r.Connection]
-			if conn.Tenant.Kind != config.KindNone {
+			if conn.Tenant.Kind != config.KindNone || r.Request != nil {
 				continue
 			}
 			ask("action "+r.RunKey+r.RunID+" of route "+r.Name, func(ctx context.Context) error {
 				return runnable(ctx, client, conn, r.RunKey+r.RunID)
 			})
+		}
+		c.fit(ask, client, file, env)
+	}
+}
+
+// fit asks what the connections offer, and says of each route whether it fits.
+func (c *checker) fit(ask func(string, func(context.Context) error) bool, client *membrane.Client, file *config.File, env *config.Env) {
+	var offered app.Synced
+	if !ask("actions of the connections", func(ctx context.Context) (err error) {
+		offered, err = app.Ask(ctx, client, app.ToAsk(file, env))
+		return err
+	}) {
+		return
+	}
+	synced, _ := app.ReadSynced(app.SyncedPath(file.Path)) // was read before
+	known := synced.Known(true)
+	for connection, offers := range offered {
+		at := known[connection]
+		if at.Known == nil {
+			at.Known = catalog.Builtin()
+		}
+		at.Live = at.Known.Overlay(offers)
+		known[connection] = at
+	}
+	_, problems := handlers.Compile(file, catalog.Builtin(), handlers.Options{Commands: env.Bridge.Commands, DefaultConnection: env.Membrane.Connection, Actions: known})
+	for _, p := range problems {
+		if p.Level == config.LevelError || p.Code == "action-changed" {
+			ask("fit at "+p.Pos.String(), func(context.Context) error { return errors.New(p.Msg) })
 		}
 	}
 }

@@ -40,8 +40,18 @@ type Action struct {
 	// called in either order: each leaves to the other what is the other's. nil:
 	// nothing to do.
 	Normalize func(input map[string]any) error
+	// Problem says why it cannot be run now, as far as its connection has told; "" if
+	// it can, or if nobody has asked.
+	Problem string
+	// Unlike says that a built-in action is offered with other fields than the ones we
+	// know, so that Normalize, Measure and perhaps Reference are of no use.
+	Unlike bool
+	// Call tells one inline request from another; "" for actions. See Request.
+	Call string
 	// Measure counts the parts of the text messages in an input; nil where there are none.
 	Measure func(input map[string]any) *SMS
+
+	offered bool // it is from a listing
 }
 
 // Unreferenced says whether the action may send something that carries no
@@ -83,6 +93,10 @@ type Verdict struct {
 	OK bool
 	// Unclear is true where the output cannot be read as either.
 	Unclear bool
+	// Status is 8x8's own HTTP status where that says what happened; 0 elsewhere.
+	Status int
+	// RetryAfter is how long 8x8 asked to wait; 0 if it did not say.
+	RetryAfter time.Duration
 	// Message says why not, without numbers or texts.
 	Message string
 	// Details are facts worth keeping, such as {"code":"REJECTED"}.

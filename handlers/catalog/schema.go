@@ -56,6 +56,7 @@ type Schema struct {
 	minLength, maxLength, maxItems int // -1: none
 	minimum, maximum               *float64
 	pattern                        *regexp.Regexp
+	stated                         limits
 }
 
 type property struct {
@@ -109,16 +110,28 @@ func ParseSchema(data []byte) (*Schema, error) {
 	if raw[0] != '{' {
 		return nil, errors.New("schema must be a JSON object")
 	}
-	return parseSchema(raw, "")
+	return (&schemaParser{}).parse(raw, "")
 }
 
-func parseSchema(raw json.RawMessage, at string) (*Schema, error) {
+// parseTolerant leaves out every keyword that has the wrong shape.
+func parseTolerant(raw json.RawMessage) *Schema {
+	s, _ := (&schemaParser{tolerant: true}).parse(raw, "") // has no error
+	return s
+}
+
+type schemaParser struct{ tolerant bool }
+
+func (sp *schemaParser) parse(raw json.RawMessage, at string) (*Schema, error) {
 	s := &Schema{raw: raw, minLength: -1, maxLength: -1, maxItems: -1}
+	s.stated = limits{minLength: -1, maxLength: -1, maxItems: -1}
 	if string(raw) == "true" || string(raw) == "false" {
 		return s, nil
 	}
 	var keywords map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &keywords); err != nil || keywords == nil {
+		if sp.tolerant {
+			return s, nil
+		}
 		return nil, schemaError(at, "", "must be an object")
 	}
 	// The order makes the first error the same every time.
@@ -141,21 +154,22 @@ func parseSchema(raw json.RawMessage, at string) (*Schema, error) {
 		if !ok || string(value) == "null" {
 			continue
 		}
-		if keyword.read(value) != nil {
+		if keyword.read(value) != nil && !sp.tolerant {
 			return nil, schemaError(at, keyword.name, keyword.want)
 		}
 	}
+	s.stated = limits{s.minLength, s.maxLength, s.maxItems, s.minimum, s.maximum, s.stated.pattern}
 	var custom bool
 	if json.Unmarshal(keywords["allowCustom"], &custom) == nil && custom {
 		s.enum = false
 	}
 	if value, ok := keywords["properties"]; ok && string(value) != "null" {
 		var fields map[string]json.RawMessage
-		if json.Unmarshal(value, &fields) != nil {
+		if json.Unmarshal(value, &fields) != nil && !sp.tolerant {
 			return nil, schemaError(at, "properties", "must be an object")
 		}
 		for _, name := range slices.Sorted(maps.Keys(fields)) {
-			field, err := parseSchema(fields[name], joinPath(joinPath(at, "properties"), name))
+			field, err := sp.parse(fields[name], joinPath(joinPath(at, "properties"), name))
 			if err != nil {
 				return nil, err
 			}
@@ -164,7 +178,7 @@ func parseSchema(raw json.RawMessage, at string) (*Schema, error) {
 	}
 	// A list of schemas under "items" (a tuple) is no part of the dialect.
 	if value, ok := keywords["items"]; ok && value[0] != '[' && string(value) != "null" {
-		items, err := parseSchema(value, joinPath(at, "items"))
+		items, err := sp.parse(value, joinPath(at, "items"))
 		if err != nil {
 			return nil, err
 		}
@@ -237,6 +251,7 @@ func (s *Schema) readPattern(raw json.RawMessage) error {
 	if err := json.Unmarshal(raw, &text); err != nil {
 		return err
 	}
+	s.stated.pattern = text
 	if re, err := regexp.Compile(text); err == nil {
 		s.pattern = re
 	}
