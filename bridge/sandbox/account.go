@@ -30,6 +30,7 @@ type account struct {
 	spent    int                       // hundredths of the currency
 	// lastStatus is when a message was last looked up, by sub-account.
 	lastStatus map[string]time.Time
+	sends      limiter
 }
 
 const (
@@ -137,12 +138,7 @@ func read[T any](input json.RawMessage, into *T, subAccount *string) *vendorErro
 		}
 	}
 	if subAccount != nil {
-		if *subAccount == "" {
-			*subAccount = SubAccountID
-		}
-		if !subAccountPattern.MatchString(*subAccount) {
-			return refused(1001, "Illegal sub-account")
-		}
+		return settle(subAccount)
 	}
 	return nil
 }
