@@ -23,7 +23,7 @@
 //	07  delivered; its receipts come twice and in the wrong order
 //	08  8x8 answers 200 with status REJECTED
 //
-// A sub-account whose name begins with "other_" is somebody else's: 400, code
+// A sub-account whose name begins with "foreign_" is somebody else's: 400, code
 // 1001. 8x8's own API is at /8x8/, with the key "8x8-sandbox-key".
 //
 // Runs, messages and effects are kept in memory until a reset: about 2 KB for

@@ -74,7 +74,7 @@ func fit(pattern, path string) (variables map[string]string, ok bool) {
 }
 
 // foreign is how the sub-accounts of somebody else's account begin here.
-const foreign = "other_"
+const foreign = "foreign_"
 
 // settle checks a sub-account; an empty one is the first.
 func settle(subAccount *string) *vendorError {

@@ -778,7 +778,7 @@ await check('a run log that is listed twice', async () => {
 })
 
 // More of 8x8's API, through the proxy.
-const vendor = builder.connection(connection.id).proxy
+const vendor = builder.connection(connectionKey).proxy
 const sub = '/api/v1/subaccounts/acme_hq/messages'
 await check('proxy: a scheduled message is cancelled', async () => {
   const { umid } = await vendor.post(sub, { ...sms('later'), scheduled: new Date(Date.now() + 3600_000).toISOString() })
@@ -795,7 +795,7 @@ await check('proxy: a group is made, once', async () => {
   await assert.rejects(vendor.post('/api/v1/accounts/acme/groups', { name: 'gold' }), (e) => e.response.data.code === 5003)
 })
 await check('proxy: a sub-account of somebody else', async () => {
-  await assert.rejects(vendor.post('/api/v1/subaccounts/other_hq/messages', sms('x')), (e) => e.response.data.code === 1001)
+  await assert.rejects(vendor.post('/api/v1/subaccounts/foreign_hq/messages', sms('x')), (e) => e.response.data.code === 1001)
 })
 await check('connection.request', async () => {
   assert.equal((await builder.connection(connection.id).request(sub, sms('by request'))).status.code, 'QUEUED')
