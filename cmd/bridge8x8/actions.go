@@ -416,14 +416,14 @@ func checkInput(a membrane.ActionDetails, input map[string]any) error {
 }
 
 func actionsCreate() *cobra.Command {
-	var asJSON, noWait bool
+	var asJSON, wait bool
 	var connection, name string
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use: "create <description>", Short: "have Membrane make an action", Args: one("what the action is to do, in your words"),
 		Long: `Has Membrane make an action of a connection from what you say it is to do, and waits
 until it is built. Exit code 0 if it can be run then, else 1, with why not.`,
-		Example: "  bridge8x8 actions create \"cancel a scheduled message\"\n  bridge8x8 actions create \"delete a contact\" --no-wait --json",
+		Example: "  bridge8x8 actions create \"cancel a scheduled message\"\n  bridge8x8 actions create \"delete a contact\" --wait=false --json",
 	}
 	cmd.RunE = membraneCommand(func(s *session, args []string) error {
 		intent := strings.TrimSpace(args[0])
@@ -441,7 +441,7 @@ until it is built. Exit code 0 if it can be run then, else 1, with why not.`,
 		if err != nil {
 			return err
 		}
-		if noWait {
+		if !wait {
 			if asJSON {
 				return s.printJSON(a)
 			}
@@ -452,7 +452,7 @@ until it is built. Exit code 0 if it can be run then, else 1, with why not.`,
 	})
 	connectionFlag(cmd, &connection)
 	cmd.Flags().StringVar(&name, "name", "", "name of the action")
-	cmd.Flags().BoolVar(&noWait, "no-wait", false, "end at once; follow it with: bridge8x8 actions wait")
+	cmd.Flags().BoolVar(&wait, "wait", true, "wait until it is built; --wait=false ends at once, and bridge8x8 actions wait goes on")
 	timeoutFlag(cmd, &timeout, 10*time.Minute)
 	jsonFlag(cmd, &asJSON)
 	return cmd

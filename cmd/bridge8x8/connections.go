@@ -229,7 +229,7 @@ func connectionsTest() *cobra.Command {
 
 type connectFlags struct {
 	connector, connection, key, name string
-	again, noBrowser, noWait, json   bool
+	again, noBrowser, wait, json     bool
 	timeout                          time.Duration
 }
 
@@ -261,7 +261,7 @@ that works is left alone. A further one is made only for a --key that no connect
 	flags.StringVar(&f.name, "name", "", "name of a new connection")
 	flags.BoolVar(&f.again, "again", false, "also if it works")
 	flags.BoolVar(&f.noBrowser, "no-browser", false, "print the address, and open nothing")
-	flags.BoolVar(&f.noWait, "no-wait", false, "end at once, with the address: it is for somebody else")
+	flags.BoolVar(&f.wait, "wait", true, "wait for the person, and until the connection is built; --wait=false ends with the address, for somebody else")
 	timeoutFlag(cmd, &f.timeout, 10*time.Minute)
 	jsonFlag(cmd, &f.json)
 	return cmd
@@ -325,7 +325,7 @@ func (s *session) connect(f connectFlags) error {
 	if err != nil {
 		return err
 	}
-	if f.noWait {
+	if !f.wait {
 		if f.json {
 			return s.printJSON(request)
 		}

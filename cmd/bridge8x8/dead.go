@@ -368,6 +368,7 @@ func printLetters(out io.Writer, letters []app.Letter, asJSON bool) error {
 func printJSON(out io.Writer, v any) error {
 	enc := json.NewEncoder(out)
 	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -254,12 +253,7 @@ func (s *session) action(c membrane.ConnectionDetails, named string) (membrane.A
 }
 
 // printJSON prints a value whose fields are stable.
-func (s *session) printJSON(value any) error {
-	enc := json.NewEncoder(s.cmd.OutOrStdout())
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(value)
-}
+func (s *session) printJSON(value any) error { return printJSON(s.cmd.OutOrStdout(), value) }
 
 // printTable prints rows under their headings; an empty cell shows as "-".
 func (s *session) printTable(headings []string, rows [][]string) error {
