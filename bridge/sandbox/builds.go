@@ -102,7 +102,7 @@ func (s *Server) buildRoutes(handle func(pattern, on string, serve handler)) {
 		s.createAction(w, r, at, who, false)
 	})
 	handle("POST /integrations/{integration}/actions", OnReads, func(w http.ResponseWriter, r *http.Request, at *world, who caller) {
-		if failed := leadsTo8x8(idOrKey(r.PathValue("integration"))); failed != nil {
+		if failed := knownIntegration(r.PathValue("integration")); failed != nil {
 			writeError(w, failed)
 			return
 		}
@@ -202,19 +202,19 @@ func closed() chan struct{} {
 	return done
 }
 
-// idOrKey is a selector of an integration as leadsTo8x8 wants it.
-func idOrKey(selector string) (id, key, connectorID, connectorKey string) {
+// knownIntegration refuses a selector that is not the one integration's.
+func knownIntegration(selector string) *apiError {
 	if selector == IntegrationID {
-		return selector, "", "", ""
+		return nil
 	}
-	return "", selector, "", ""
+	return leadsTo8x8("", selector, "", "")
 }
 
 // scopedAction finds the action that a request is about. A scope that it names
 // must be the action's.
 func (s *Server) scopedAction(r *http.Request, at *world, who caller, selector string) (*action, *apiError) {
 	if integration := r.PathValue("integration"); integration != "" {
-		if failed := leadsTo8x8(idOrKey(integration)); failed != nil {
+		if failed := knownIntegration(integration); failed != nil {
 			return nil, failed
 		}
 	}

@@ -149,15 +149,22 @@ func TestSlowAfterTheEffect(t *testing.T) {
 	if err := b.WaitEffects(wait, 1); err != nil {
 		t.Fatal(err)
 	}
-	for { // the receipt's timer is among those that are waited for
-		b.clock.advance(b.awaitTimer())
+	select {
+	case <-done:
+		t.Fatal("the answer came at once")
+	default:
+	}
+	for {
 		select {
 		case sent := <-done:
 			if sent.Status.Code != "QUEUED" {
 				t.Errorf("answer %+v", sent)
 			}
 			return
-		case <-time.After(5 * time.Millisecond):
+		case <-wait.Done():
+			t.Fatal("no answer came")
+		case <-time.After(time.Millisecond):
+			b.clock.advance(time.Second)
 		}
 	}
 }

@@ -92,17 +92,17 @@ func isText(value json.RawMessage) string {
 	return ""
 }
 
-// textOf is a text of so many characters; to 0 is no end. JavaScript counts
-// UTF-16 units, which matters to nobody here.
-func textOf(from, to int) rule {
+// textUpTo is a text that is not empty, of so many characters; 0 is no end.
+// JavaScript counts UTF-16 units, which matters to nobody here.
+func textUpTo(to int) rule {
 	return func(value json.RawMessage) string {
 		if problem := isText(value); problem != "" {
 			return problem
 		}
 		var text string
 		_ = json.Unmarshal(value, &text)
-		if n := utf8.RuneCountInString(text); n < from || to > 0 && n > to {
-			return "want " + strconv.Itoa(from) + " or more characters" + upTo(to)
+		if n := utf8.RuneCountInString(text); n < 1 || to > 0 && n > to {
+			return "want 1 or more characters" + upTo(to)
 		}
 		return ""
 	}
@@ -217,7 +217,7 @@ func isDate(value json.RawMessage) string {
 
 // isAppAddress is an address of an application: a host with a dot, and no IP.
 func isAppAddress(value json.RawMessage) string {
-	if problem := textOf(1, 2000)(value); problem != "" {
+	if problem := textUpTo(2000)(value); problem != "" {
 		return problem
 	}
 	var text string
@@ -243,21 +243,33 @@ func appHost(text string) string {
 }
 
 // isDataSchema is Membrane's dialect of JSON Schema, which is open.
-func isDataSchema(value json.RawMessage) string { return dataSchema.object(value) }
-
-var dataSchema shape
-
-func init() { // it lies within itself
-	dataSchema = shape{
+var isDataSchema = recursive(func(self rule) shape {
+	return shape{
 		"title": isText, "description": isText, "format": isText, "referenceUdm": isText, "$ref": isText,
 		"referenceCollectionPath": isText, "referenceCollectionUri": isText,
-		"type": either(isText, listOf(isText)), "properties": recordOf(isDataSchema), "items": isDataSchema,
-		"additionalProperties": either(isBool, isDataSchema), "enum": listOf(isText), "referenceRecords": listOf(isAny),
+		"type": either(isText, listOf(isText)), "properties": recordOf(self), "items": self,
+		"additionalProperties": either(isBool, self), "enum": listOf(isText), "referenceRecords": listOf(isAny),
 		"referenceCollection": shape{"key": isAny, "parameters": isObject}.object,
 		"allowCustom":         isBool, "readOnly": isBool, "writeOnly": isBool, "isImplied": isBool, "isSensitive": isBool,
 		"required": listOf(isText), "minLength": isNumber, "maxLength": isNumber, "minimum": isNumber, "maximum": isNumber,
-		"maxItems": isNumber, "examples": listOf(isAny), "anyOf": listOf(isDataSchema),
+		"maxItems": isNumber, "examples": listOf(isAny), "anyOf": listOf(self),
 	}
+})
+
+// isErrorData is an error, which may be caused by another. source: @membranehq/sdk
+// ErrorDataSchema.
+var isErrorData = recursive(func(self rule) shape {
+	return shape{
+		"type": oneOf(errorTypes...), "key": isText, "message!": isText, "data": isAny, "stack": isAny, "logs": listOf(isAny),
+		"causedByError": self,
+	}
+})
+
+// recursive is the rule of a shape that lies within itself.
+func recursive(of func(self rule) shape) rule {
+	var s shape
+	s = of(func(value json.RawMessage) string { return s.object(value) })
+	return s.object
 }
 
 var (
@@ -296,7 +308,7 @@ var (
 		"outputMapping": isAny, "customOutputSchema": isDataSchema, "intent": isText,
 	}
 	connectionBody = shape{ // CreateConnectionRequest, UpdateConnectionRequest
-		"name": isText, "meta": isObject, "authOptionKey": isText, "key": orNull(textOf(1, maxConnectionKey)), "integrationId": isText,
+		"name": isText, "meta": isObject, "authOptionKey": isText, "key": orNull(textUpTo(maxConnectionKey)), "integrationId": isText,
 		"integrationUuid": isText, "integrationKey": isText, "connectorId": isText, "connectorUuid": isText, "connectorKey": isText,
 		"connectorVersion": isText, "externalAppId": isText, "externalAppUuid": isText, "credentials": isAny,
 		"connectorParameters": isAny, "input": isAny, "intent": isText,
@@ -304,20 +316,22 @@ var (
 	ensureBody            = shape{"appUrl!": isAppAddress, "name": isText} // EnsureConnectionRequest
 	connectionRequestBody = shape{                                         // CreateConnectionRequestPayload
 		"integrationId": isText, "integrationKey": isText, "connectorId": isText, "connectorKey": isText, "connectorVersion": isText,
-		"connectionId": isText, "connectionKey": textOf(1, maxConnectionKey), "name": isText, "allowMultipleConnections": isBool,
+		"connectionId": isText, "connectionKey": textUpTo(maxConnectionKey), "name": isText, "allowMultipleConnections": isBool,
 		"connectorParameters": isObject, "redirectUri": isAddress, "prompt": isText,
 	}
 	runBody     = shape{"input": isAny, "meta": isObject} // RunActionRequest
 	attachments = listOf(shape{"title!": isText, "data": isAny}.object)
 	sessionBody = shape{ // CreateAgentSession
-		"workspaceElementType": oneOf(elementTypes...), "workspaceElementId": textOf(1, 0), "prompt!": textOf(1, 0),
+		"workspaceElementType": oneOf(elementTypes...), "workspaceElementId": textUpTo(0), "prompt!": textUpTo(0),
 		"testCustomerId": isText, "isExternal": isBool, "modelId": oneOf(modelIDs...), "agentName": oneOf(agentNames...),
 		"promptAttachments": attachments,
 	}
-	sessionMessage = shape{"input!": textOf(1, 0), "synthetic": isBool, "attachments": attachments} // AgentSessionInputSchema
-	errorData      shape                                                                            // ErrorDataSchema
-	sessionPatch   shape                                                                            // PatchAgentSessionSchema
-	tokenBody      = shape{                                                                         // GenerateWorkspaceAccessTokenRequest
+	sessionMessage = shape{"input!": textUpTo(0), "synthetic": isBool, "attachments": attachments} // AgentSessionInputSchema
+	sessionPatch   = shape{                                                                        // PatchAgentSessionSchema
+		"state": oneOf(sessionStates...), "lastActivityAt": isDate, "title": isText, "summary": isText, "error": isErrorData,
+		"opencodeSessionUuid": isText, "output": isObject, "status": oneOf(sessionStatuses...),
+	}
+	tokenBody = shape{ // GenerateWorkspaceAccessTokenRequest
 		"isAdmin": isBool, "tenantId": isText, "tenantKey": isText, "name": isText, "fields": isObject, "connectedProductId": isText,
 	}
 	selfPatch = shape{"name": isText, "fields": isObject, "credentials": isAny, "meta": isObject}
@@ -326,17 +340,6 @@ var (
 		"connectorId": isText, "connectionId": isText, "integrationId": isText, "integrationKey": isText, "connectorParameters": isAny,
 	}
 )
-
-func init() {
-	errorData = shape{
-		"type": oneOf(errorTypes...), "key": isText, "message!": isText, "data": isAny, "stack": isAny, "logs": listOf(isAny),
-		"causedByError": func(value json.RawMessage) string { return errorData.object(value) },
-	}
-	sessionPatch = shape{
-		"state": oneOf(sessionStates...), "lastActivityAt": isDate, "title": isText, "summary": isText, "error": errorData.object,
-		"opencodeSessionUuid": isText, "output": isObject, "status": oneOf(sessionStatuses...),
-	}
-}
 
 // queryOneOf is a word of a query that must be one of a few.
 func queryOneOf(q url.Values, name string, words ...string) *apiError {

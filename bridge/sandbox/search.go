@@ -147,14 +147,14 @@ func (s *Server) searchRoutes(handle func(pattern, on string, serve handler)) {
 		answerPage(w, q, items)
 	})
 	handle("GET /integrations/{integration}", OnReads, func(w http.ResponseWriter, r *http.Request, at *world, who caller) {
-		if failed := leadsTo8x8(idOrKey(r.PathValue("integration"))); failed != nil {
+		if failed := knownIntegration(r.PathValue("integration")); failed != nil {
 			writeError(w, failed)
 			return
 		}
 		writeJSON(w, http.StatusOK, s.integration(at, who))
 	})
 	handle("PATCH /integrations/{integration}/parameters", OnReads, func(w http.ResponseWriter, r *http.Request, at *world, who caller) {
-		failed := leadsTo8x8(idOrKey(r.PathValue("integration")))
+		failed := knownIntegration(r.PathValue("integration"))
 		if failed == nil && !who.admin {
 			failed = &apiError{Type: "bad_request", Key: "access_denied", Message: "the parameters of an integration need a management token"}
 		}
@@ -168,7 +168,7 @@ func (s *Server) searchRoutes(handle func(pattern, on string, serve handler)) {
 		writeJSON(w, http.StatusOK, s.integration(at, who))
 	})
 	handle("GET /integrations/{integration}/actions", OnReads, func(w http.ResponseWriter, r *http.Request, at *world, who caller) {
-		if failed := leadsTo8x8(idOrKey(r.PathValue("integration"))); failed != nil {
+		if failed := knownIntegration(r.PathValue("integration")); failed != nil {
 			writeError(w, failed)
 			return
 		}
@@ -177,7 +177,7 @@ func (s *Server) searchRoutes(handle func(pattern, on string, serve handler)) {
 		s.listActions(w, q, at, who, "")
 	})
 	handle("GET /integrations/{integration}/actions/{action}", OnReads, func(w http.ResponseWriter, r *http.Request, at *world, who caller) {
-		if failed := leadsTo8x8(idOrKey(r.PathValue("integration"))); failed != nil {
+		if failed := knownIntegration(r.PathValue("integration")); failed != nil {
 			writeError(w, failed)
 			return
 		}

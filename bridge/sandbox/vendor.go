@@ -14,7 +14,7 @@ import (
 )
 
 // APIKey is what 8x8's own API takes at /8x8/; through Membrane nobody needs it.
-const APIKey = "8x8-sandbox-key"
+const APIKey = "8x8-sandbox-key" //nolint:gosec // G101: it is nobody's
 
 // neighbours are the endpoints of 8x8 beside those of the ten actions: what a
 // request through the proxy, or an action that was made, may want. source:
