@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -46,6 +47,8 @@ func (s *Server) membraneRoutes(mux *http.ServeMux) {
 		s.runWrapped(w, r, at, who, selector(r.URL.Query()))
 	})
 	handle("POST /connections/{connection}/actions/{action}/run", OnRuns, s.runRaw)
+	// An instance is what an action of a connection was called before; its body is raw too.
+	handle("POST /action-instance/run", OnRuns, s.runRaw)
 
 	handle("GET /actions", OnReads, func(w http.ResponseWriter, r *http.Request, at *world, who caller) {
 		s.listActions(w, r.URL.Query(), at, who, "")
@@ -78,6 +81,7 @@ func (s *Server) membraneRoutes(mux *http.ServeMux) {
 	s.sessionRoutes(handle)
 	s.searchRoutes(handle)
 	s.tenantRoutes(handle)
+	s.operationRoutes(handle)
 	handle("GET /self", OnReads, func(w http.ResponseWriter, _ *http.Request, at *world, who caller) {
 		writeJSON(w, http.StatusOK, s.self(at, who))
 	})
@@ -215,8 +219,8 @@ func (s *Server) runWrapped(w http.ResponseWriter, r *http.Request, at *world, w
 // runRaw takes the input itself as the body.
 func (s *Server) runRaw(w http.ResponseWriter, r *http.Request, at *world, who caller) {
 	body, failed := readBody(w, r)
-	a, missing := s.findAction(at, who, r.PathValue("action"))
-	over, unknown := s.findConnection(at, who, r.PathValue("connection"))
+	a, missing := s.findAction(at, who, cmp.Or(r.PathValue("action"), selector(r.URL.Query())))
+	over, unknown := s.findConnection(at, who, cmp.Or(r.PathValue("connection"), r.URL.Query().Get("connectionId"), IntegrationKey))
 	if failed = errorOf(failed, unknown, missing); failed != nil {
 		writeError(w, failed)
 		return

@@ -65,7 +65,7 @@ func readChecks(t *testing.T, out []byte) []check {
 // The official SDK drives the sandbox, and reads each answer with its own schemas.
 func TestOfficialSDK(t *testing.T) {
 	t.Parallel()
-	runScript(t, "contract.mjs", 169)
+	runScript(t, "contract.mjs", 171)
 }
 
 // The sandbox refuses what the SDK's request schemas refuse, and nothing else for

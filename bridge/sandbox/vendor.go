@@ -352,3 +352,53 @@ func cut(text, encoding string) string {
 	}
 	return string(runes[:low])
 }
+
+// operation is what a connector can do, which are the calls of the ten actions.
+// source: @membranehq/sdk OperationSpec
+type operation struct {
+	Key          string          `json:"key"`
+	Name         string          `json:"name"`
+	Description  string          `json:"description"`
+	InputSchema  json.RawMessage `json:"inputSchema"`
+	OutputSchema json.RawMessage `json:"outputSchema"`
+}
+
+func (s *Server) operationRoutes(handle func(pattern, on string, serve handler)) {
+	one := func(pattern, on string, serve func(http.ResponseWriter, *http.Request, *world, caller, *action, *connectionElement)) {
+		handle(pattern, on, func(w http.ResponseWriter, r *http.Request, at *world, who caller) {
+			c, failed := s.findConnection(at, who, r.PathValue("connection"))
+			a := s.actions.byName[r.PathValue("operation")]
+			if failed == nil && (a == nil || a.key != r.PathValue("operation")) {
+				failed = notFound("Operation %q not found", r.PathValue("operation"))
+			}
+			if failed != nil {
+				writeError(w, failed)
+				return
+			}
+			serve(w, r, at, who, a, c)
+		})
+	}
+	one("GET /connections/{connection}/operations/{operation}", OnReads, func(w http.ResponseWriter, _ *http.Request, _ *world, _ caller, a *action, _ *connectionElement) {
+		writeJSON(w, http.StatusOK, operation{a.key, a.name, a.description, a.input, a.output})
+	})
+	// No run and no log: those are of actions.
+	one("POST /connections/{connection}/operations/{operation}/run", OnReads, func(w http.ResponseWriter, r *http.Request, at *world, who caller, a *action, c *connectionElement) {
+		fields, failed := readObject(w, r)
+		if failed == nil && !c.healthy() {
+			failed = &apiError{Type: "connection", Key: "connection_is_defunct", Message: "The connection must be connected again by a person"}
+		}
+		if failed != nil {
+			writeError(w, failed)
+			return
+		}
+		x, effect := at.account.call(a.key, fields["input"], r.Host)
+		if effect {
+			at.effects.add(Effect{Action: a.key, Input: fields["input"], At: s.opts.Now().UTC(), Tenant: who.tenant})
+		}
+		if x.failed != nil {
+			writeError(w, x.failure(s.opts.Now()))
+			return
+		}
+		writeJSON(w, http.StatusOK, map[string]any{"output": x.output, "executionLogs": []any{}})
+	})
+}

@@ -12,6 +12,7 @@ import {
   AgentSessionInputSchema,
   BadRequestError,
   ConnectionApiResponse,
+  ConnectionOperationRunResponse,
   ConnectionRequest,
   ConnectionTestResponse,
   CreateActionRequest,
@@ -775,6 +776,21 @@ await check('a run log that is listed twice', async () => {
   await control('faults', { kind: 'duplicate-log', match: 'twice' })
   const { actionRunId } = runOf(await quiet.post('/act', { key: 'list-groups', meta: { eventId: 'twice' } }))
   assert.equal((await runs()).filter((id) => id === actionRunId).length, 2)
+})
+
+// What the SDK calls operations and instances.
+await check('connection.operation', async () => {
+  const spec = await pat.connection(connectionKey).operation('get-account-balance').get()
+  DataSchema.parse(spec.inputSchema)
+  const { output } = ConnectionOperationRunResponse.parse(await pat.connection(connectionKey).operation('get-account-balance').run({ input: {} }))
+  assert.equal(output.currency, 'USD')
+  const error = await failure(pat.connection(connectionKey).operation('send-sms').run({ input: sms('x', '12') }))
+  assert.equal(error.data.causedByError.data.response.data.code, 1002)
+  assert.equal((await failure(pat.connection(connectionKey).operation('nothing').get())).data.key, 'not_found')
+})
+await check('actionInstance.run', async () => {
+  const id = listed.find((a) => a.key === 'send-sms').id
+  assert.equal(runOf(await pat.actionInstance(id).run(sms('by instance'))).output.status.code, 'QUEUED')
 })
 
 // More of 8x8's API, through the proxy.
