@@ -287,6 +287,7 @@ func (s *Server) listActions(w http.ResponseWriter, q url.Values, at *world, who
 	// Without a connection an intent is ignored. source: the vendor's skills.
 	if intent := words(q.Get("intent")); len(intent) > 0 && !anywhere {
 		near := func(e actionElement) int { return nearness(intent, e.Key+" "+e.Name+" "+e.Description) }
+		found = slices.DeleteFunc(found, func(e actionElement) bool { return near(e) == 0 })
 		slices.SortStableFunc(found, func(a, b actionElement) int { return cmp.Compare(near(b), near(a)) })
 	}
 	answerPage(w, q, found)
