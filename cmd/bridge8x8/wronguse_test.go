@@ -146,7 +146,7 @@ func fitsText(got, want string) bool {
 }
 
 // Not parallel: the environment is the process's. Each takes milliseconds.
-func TestWrongUses(t *testing.T) {
+func TestWrongUses(t *testing.T) { //nolint:paralleltest // it sets the environment
 	texts := map[string]bool{}
 	for _, tt := range wrongUses() {
 		t.Run(tt.name, func(t *testing.T) {
