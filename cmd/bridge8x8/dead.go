@@ -128,8 +128,8 @@ letter is gone at once; if its replay fails, that is a new letter. Replayed twic
 or by two people at once, it is sent once.
 
 An event that may have been sent already (outcome_unknown, unledgered), or has
-been (follow_up_failed), may arrive twice. Before such a replay the bridge looks for evidence once more: an outcome
-that became known is published, and nothing is sent. Filters leave these letters
+been (follow_up_failed), may arrive twice. Before such a replay the bridge looks for
+evidence once more: an outcome that became known is published, and nothing is sent. Filters leave these letters
 out unless --include-unknown is given.`,
 		Example: `  bridge8x8 dead replay 17
   bridge8x8 dead replay --route order-shipped --reason mapping

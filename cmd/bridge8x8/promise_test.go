@@ -159,7 +159,7 @@ func TestPromisedJSON(t *testing.T) {
 		"check": report{}, "trace": app.Trace{},
 		"connection": membrane.ConnectionDetails{}, "asked": membrane.ClientAction{}, "trouble": membrane.Trouble{}, "listed": actionRow{},
 		"action": membrane.ActionDetails{}, "run": membrane.RunDetails{}, "problem": reportProblem{}, "test": reportTest{}, "live": reportLive{},
-		"result": bridge.ResultData{}, "cause": bridge.ResultCause{}, "sms": catalog.SMS{}, "failure": bridge.ResultError{},
+		"result": bridge.ResultData{}, "cause": bridge.ResultCause{}, "sms": catalog.SMS{}, "failure": bridge.ResultError{}, "followed": bridge.ResultFollowUp{},
 		"traced": app.TracedEvent{}, "pair": app.TracedPair{}, "step": app.Step{}, "searched": app.Searched{},
 	}
 	for name, value := range all {
