@@ -129,8 +129,8 @@ or by two people at once, it is sent once.
 
 An event that may have been sent already (outcome_unknown, unledgered), or has
 been (follow_up_failed), may arrive twice. Before such a replay the bridge looks for
-evidence once more: an outcome that became known is published, and nothing is sent. Filters leave these letters
-out unless --include-unknown is given.`,
+evidence once more: an outcome that became known is published, and nothing is sent.
+Filters leave these letters out unless --include-unknown is given.`,
 		Example: `  bridge8x8 dead replay 17
   bridge8x8 dead replay --route order-shipped --reason mapping
   bridge8x8 dead replay --all --since 1d --rate 5 --yes`,
