@@ -28,6 +28,8 @@ type Refusal struct {
 	Key    string // the deepest one, such as "not_found"
 	// Message is the deepest one, on one line, without control characters.
 	Message string
+	// By8x8 says that Message is 8x8's, and not Membrane's.
+	By8x8 bool
 	// RunID is set for a failed run that has a log.
 	RunID string
 	// RetryAfter is how long we were asked to wait; 0 if we were not.
@@ -80,11 +82,11 @@ func (c *Client) refusal(status int, answer []byte, header, request http.Header)
 	r.Type = string(said.levels[0].Type)
 	for _, level := range said.levels {
 		if level.Message != "" {
-			r.Message = printable(string(level.Message), request)
+			r.Message, r.By8x8 = printable(string(level.Message), request), false
 		}
 		r.Key = cmp.Or(string(level.Key), r.Key)
 		if v := vendorWords(level.Data); v != "" {
-			r.Message = printable(v, request)
+			r.Message, r.By8x8 = printable(v, request), true
 		}
 	}
 	return r

@@ -35,7 +35,7 @@ type Trouble struct {
 	Message string `json:"message"`
 }
 
-// UnmarshalJSON reads Membrane\'s form, and forgives fields of another type.
+// UnmarshalJSON reads Membrane's form, and forgives fields of another type.
 func (t *Trouble) UnmarshalJSON(b []byte) error {
 	var got errorData
 	if err := tolerant(json.Unmarshal(b, &got)); err != nil {
@@ -66,7 +66,7 @@ type ConnectionDetails struct {
 	UpdatedAt    string        `json:"updatedAt,omitempty"`
 }
 
-// UnmarshalJSON reads Membrane\'s form, and forgives fields of another type.
+// UnmarshalJSON reads Membrane's form, and forgives fields of another type.
 func (d *ConnectionDetails) UnmarshalJSON(b []byte) error {
 	var got struct {
 		ID, Key, Name, State, ArchivedAt, CreatedAt, UpdatedAt text
@@ -176,7 +176,7 @@ type ConnectionRequest struct {
 	Error        *Trouble `json:"error,omitempty"`
 }
 
-// UnmarshalJSON reads Membrane\'s form, and forgives fields of another type.
+// UnmarshalJSON reads Membrane's form, and forgives fields of another type.
 func (r *ConnectionRequest) UnmarshalJSON(b []byte) error {
 	var got struct {
 		RequestID, Status, URL, ResultConnectionID text
@@ -221,7 +221,7 @@ type ActionDetails struct {
 	OutputSchema json.RawMessage `json:"outputSchema,omitempty"`
 }
 
-// UnmarshalJSON reads Membrane\'s form, and forgives fields of another type.
+// UnmarshalJSON reads Membrane's form, and forgives fields of another type.
 func (d *ActionDetails) UnmarshalJSON(b []byte) error {
 	var got struct {
 		ID, Key, Name, Description, State, ArchivedAt, ConnectionID text
@@ -336,7 +336,7 @@ type RunDetails struct {
 	Error        *Trouble        `json:"error,omitempty"`
 }
 
-// UnmarshalJSON reads Membrane\'s form, and forgives fields of another type.
+// UnmarshalJSON reads Membrane's form, and forgives fields of another type.
 func (d *RunDetails) UnmarshalJSON(b []byte) error {
 	var got struct {
 		ID, Name, Status, ConnectionID, CreatedAt, CompletedAt text

@@ -32,6 +32,7 @@ type account struct {
 	lastStatus map[string]time.Time
 
 	families families
+	sends    limiter
 }
 
 const (
@@ -139,12 +140,7 @@ func read[T any](input json.RawMessage, into *T, subAccount *string) *vendorErro
 		}
 	}
 	if subAccount != nil {
-		if *subAccount == "" {
-			*subAccount = SubAccountID
-		}
-		if !subAccountPattern.MatchString(*subAccount) {
-			return refused(1001, "Illegal sub-account")
-		}
+		return settle(subAccount)
 	}
 	return nil
 }

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/bridge8x8/bridge8x8/handlers/catalog"
@@ -22,8 +21,13 @@ type action struct {
 	input, output              json.RawMessage
 	// check is what Membrane itself refuses. nil takes anything.
 	check *catalog.Schema
-	// built is set for one that was made here; nil for the ten.
-	built *built
+	// The rest is of one that was made here; built is nil for the ten.
+	built        *built
+	method, path string  // of 8x8's API; empty: it does nothing but count as an effect
+	inline       *inline // instead of them, where it is no action but a request
+	meta         json.RawMessage
+	updatedAt    time.Time
+	archivedAt   string
 }
 
 // directory is every action, in the order of the catalog.
@@ -112,6 +116,11 @@ type actionElement struct {
 	Errors         []*apiError     `json:"errors,omitempty"`
 	CreatedAt      string          `json:"createdAt"`
 	UpdatedAt      string          `json:"updatedAt"`
+	ArchivedAt     string          `json:"archivedAt,omitempty"`
+	IsReadOnly     bool            `json:"isReadOnly"`
+	AgentSessionID string          `json:"agentSessionId,omitempty"`
+	Meta           json.RawMessage `json:"meta,omitempty"`
+	Config         any             `json:"config,omitempty"`
 	InputSchema    json.RawMessage `json:"inputSchema"`
 	OutputSchema   json.RawMessage `json:"outputSchema"`
 }
@@ -121,10 +130,10 @@ func (s *Server) element(a *action, connectionID string) actionElement {
 	e := actionElement{
 		ID: a.id, Key: a.key, Name: a.name, Description: a.description, State: "READY", Revision: a.id[:8], Type: "connector-operation",
 		IntegrationID: IntegrationID, IntegrationKey: IntegrationKey, ConnectionID: connectionID,
-		CreatedAt: created, UpdatedAt: created, InputSchema: a.input, OutputSchema: a.output,
+		CreatedAt: created, UpdatedAt: created, InputSchema: a.input, OutputSchema: a.output, IsReadOnly: true,
 	}
 	if a.built != nil {
-		a.built.describe(&e)
+		a.describe(&e)
 	}
 	return e
 }
@@ -231,58 +240,56 @@ func readBool(q url.Values, name string) (value, set bool, failed *apiError) {
 
 const maxIntent = 200
 
+var layers = []string{"universal", "integration", "connection"}
+
+// listActions lists the ten, which are the integration's, and those that were made
+// here. source: @membranehq/sdk FindActionsQuery.
 func (s *Server) listActions(w http.ResponseWriter, q url.Values, at *world, who caller, connectionID string) {
+	if connectionID != "" {
+		q.Set("connectionId", connectionID)
+	}
 	of, failed := s.scope(at, who, q)
-	if failed != nil {
+	anywhere := !q.Has("connectionId") && !q.Has("connectionKey")
+	if failed != nil && anywhere && !q.Has("integrationId") && !q.Has("integrationKey") {
+		failed = nil // a tenant without a connection
+	}
+	universal, universalSet, badUniversal := readBool(q, "isUniversal")
+	archived, _, badArchived := readBool(q, "includeArchived")
+	if failed = errorOf(failed, badUniversal, badArchived, queryOneOf(q, "layer", layers...)); failed != nil {
 		writeError(w, failed)
 		return
-	}
-	if connectionID != "" {
-		of, failed = s.findConnection(at, who, connectionID)
-		if failed != nil {
-			writeError(w, failed)
-			return
-		}
 	}
 	if len([]rune(q.Get("intent"))) > maxIntent {
-		writeError(w, badRequest("intent: at most %d characters", maxIntent))
-		return
-	}
-	universal, universalSet, failed := readBool(q, "isUniversal")
-	if failed != nil {
-		writeError(w, failed)
+		writeError(w, misfit("intent", "at most 200 characters"))
 		return
 	}
 	found := []actionElement{}
-	for _, a := range s.actions.list {
-		// Every action here belongs to the integration.
-		if universalSet && universal || q.Get("layer") != "" && q.Get("layer") != "integration" && connectionID == "" {
-			break
-		}
-		if search := strings.ToLower(q.Get("search")); strings.Contains(strings.ToLower(a.key+" "+a.name+" "+a.description), search) {
+	add := func(a *action, level string) {
+		switch {
+		case universalSet && universal != (level == "universal"):
+		case q.Get("layer") != "" && connectionID == "" && q.Get("layer") != level:
+		case a.archivedAt != "" && !archived:
+		case !matches(q, a.text()):
+		default:
 			found = append(found, s.element(a, connectionID))
 		}
 	}
-	anywhere := connectionID == "" && q.Get("connectionId") == "" && q.Get("connectionKey") == ""
+	for _, a := range s.actions.list {
+		add(a, "integration")
+	}
 	for _, a := range at.built.of(who.tenant) {
-		search := strings.ToLower(q.Get("search"))
-		if (anywhere || a.built.connectionID == of.ID) && strings.Contains(strings.ToLower(a.key+" "+a.name+" "+a.description), search) {
-			found = append(found, s.element(a, ""))
+		switch {
+		case a.built.connectionID == "":
+			add(a, "integration")
+		case anywhere || a.built.connectionID == of.ID:
+			add(a, "connection")
 		}
 	}
 	// Without a connection an intent is ignored. source: the vendor's skills.
-	if intent := strings.Fields(strings.ToLower(q.Get("intent"))); len(intent) > 0 && !anywhere {
-		// The nearest first, by the words that they share.
-		score := func(e actionElement) (n int) {
-			text := strings.ToLower(e.Key + " " + e.Name + " " + e.Description)
-			for _, word := range intent {
-				if strings.Contains(text, word) {
-					n++
-				}
-			}
-			return n
-		}
-		slices.SortStableFunc(found, func(a, b actionElement) int { return cmp.Compare(score(b), score(a)) })
+	if intent := words(q.Get("intent")); len(intent) > 0 && !anywhere {
+		near := func(e actionElement) int { return nearness(intent, e.Key+" "+e.Name+" "+e.Description) }
+		found = slices.DeleteFunc(found, func(e actionElement) bool { return near(e) == 0 })
+		slices.SortStableFunc(found, func(a, b actionElement) int { return cmp.Compare(near(b), near(a)) })
 	}
 	answerPage(w, q, found)
 }
@@ -309,23 +316,4 @@ func (s *Server) getAction(w http.ResponseWriter, r *http.Request, at *world, wh
 		s.poll(r, at, a.built.done, wait)
 	}
 	writeJSON(w, http.StatusOK, s.element(a, connectionID))
-}
-
-// tenantElement is the caller as Membrane shows it. source: @membranehq/sdk
-// TenantSelfResponse.
-type tenantElement struct {
-	ID           string `json:"id"`
-	Name         string `json:"name"`
-	InternalID   string `json:"internalId"`
-	Fields       any    `json:"fields,omitempty"`
-	WorkspaceKey string `json:"workspaceKey"`
-	IsTest       bool   `json:"isTest"`
-	CreatedAt    string `json:"createdAt"`
-}
-
-func (s *Server) self(who caller) tenantElement {
-	return tenantElement{
-		ID: who.id(), Name: cmp.Or(who.name, who.tenant), InternalID: who.tenant, Fields: who.fields, WorkspaceKey: WorkspaceKey,
-		IsTest: true, CreatedAt: s.createdAt.Format(time.RFC3339),
-	}
 }

@@ -33,25 +33,28 @@ var endStates = []string{stateReady, stateClientAction, stateConfiguration, stat
 // holds never changes: a change puts another in its place. source:
 // @membranehq/sdk ConnectionApiResponse.
 type connectionElement struct {
-	ID               string        `json:"id"`
-	Key              string        `json:"key,omitempty"`
-	Name             string        `json:"name"`
-	UserID           string        `json:"userId"`
-	TenantID         string        `json:"tenantId"`
-	State            string        `json:"state"`
-	Errors           []*apiError   `json:"errors,omitempty"`
-	ClientAction     *clientAction `json:"clientAction,omitempty"`
-	Connected        bool          `json:"connected"`
-	Disconnected     bool          `json:"disconnected"`
-	IsTest           bool          `json:"isTest"`
-	IntegrationID    string        `json:"integrationId"`
-	ConnectorID      string        `json:"connectorId"`
-	AuthOptionKey    string        `json:"authOptionKey"`
-	CreatedAt        string        `json:"createdAt"`
-	UpdatedAt        string        `json:"updatedAt"`
-	ArchivedAt       string        `json:"archivedAt,omitempty"`
-	CanTest          bool          `json:"canTest"`
-	ConnectorVersion string        `json:"connectorVersion"`
+	ID               string          `json:"id"`
+	Key              string          `json:"key,omitempty"`
+	Name             string          `json:"name"`
+	UserID           string          `json:"userId"`
+	TenantID         string          `json:"tenantId"`
+	State            string          `json:"state"`
+	Errors           []*apiError     `json:"errors,omitempty"`
+	ClientAction     *clientAction   `json:"clientAction,omitempty"`
+	Connected        bool            `json:"connected"`
+	Disconnected     bool            `json:"disconnected"`
+	IsTest           bool            `json:"isTest"`
+	IntegrationID    string          `json:"integrationId"`
+	ConnectorID      string          `json:"connectorId"`
+	AuthOptionKey    string          `json:"authOptionKey"`
+	CreatedAt        string          `json:"createdAt"`
+	UpdatedAt        string          `json:"updatedAt"`
+	ArchivedAt       string          `json:"archivedAt,omitempty"`
+	CanTest          bool            `json:"canTest"`
+	ConnectorVersion string          `json:"connectorVersion"`
+	ExternalAppID    string          `json:"externalAppId"`
+	CanRefresh       bool            `json:"canRefreshCredentials"`
+	Meta             json.RawMessage `json:"meta,omitempty"`
 
 	building chan struct{} // closed at the end of BUILDING; nil if it was never built
 }
@@ -88,6 +91,7 @@ func (s *Server) firstConnection(who caller) *connectionElement {
 		ID: ConnectionID, Key: ConnectionKey, Name: "8x8 sandbox", UserID: who.id(), TenantID: who.id(), State: stateReady,
 		Connected: true, IsTest: true, IntegrationID: IntegrationID, ConnectorID: connectorID, AuthOptionKey: "api-key",
 		CreatedAt: created, UpdatedAt: created, CanTest: true, ConnectorVersion: "1.0.0",
+		ExternalAppID: externalAppID, CanRefresh: true,
 	}
 }
 
@@ -255,7 +259,37 @@ func (s *Server) connectionRoutes(handle func(pattern, on string, serve handler)
 	})
 	handle("POST /connections", OnReads, s.createConnection)
 	handle("POST /connections/ensure", OnReads, s.ensureConnection)
-	one("PATCH /connections/{connection}", s.patchConnection)
+	one("PATCH /connections/{connection}", func(w http.ResponseWriter, r *http.Request, at *world, who caller, c *connectionElement) {
+		s.changeConnection(w, r, at, who, c, false)
+	})
+	one("PUT /connections/{connection}", func(w http.ResponseWriter, r *http.Request, at *world, who caller, c *connectionElement) {
+		s.changeConnection(w, r, at, who, c, true)
+	})
+	one("POST /connections/{connection}/restore", func(w http.ResponseWriter, _ *http.Request, at *world, who caller, c *connectionElement) {
+		if failed := s.free(at, who, c.Key, c.ID); failed != nil {
+			writeError(w, failed)
+			return
+		}
+		writeJSON(w, http.StatusOK, s.edit(at, who, c, func(e *connectionElement) {
+			if e.ArchivedAt != "" {
+				e.ArchivedAt, e.Connected = "", e.State == stateReady
+			}
+		}))
+	})
+	one("POST /connections/{connection}/refresh", func(w http.ResponseWriter, _ *http.Request, _ *world, _ caller, c *connectionElement) {
+		writeJSON(w, http.StatusOK, c) // nothing about it is ever out of date
+	})
+	one("GET /connections/{connection}/logs", func(w http.ResponseWriter, _ *http.Request, _ *world, _ caller, _ *connectionElement) {
+		writeJSON(w, http.StatusOK, []any{})
+	})
+	// A person is needed where the connection was lost: credentials cannot be made up.
+	one("POST /connections/{connection}/reconnect", func(w http.ResponseWriter, _ *http.Request, at *world, who caller, c *connectionElement) {
+		writeJSON(w, http.StatusOK, s.edit(at, who, c, func(e *connectionElement) {
+			if !e.healthy() {
+				e.settle(build{State: stateClientAction})
+			}
+		}))
+	})
 	one("DELETE /connections/{connection}", func(w http.ResponseWriter, _ *http.Request, at *world, who caller, c *connectionElement) {
 		s.edit(at, who, c, func(e *connectionElement) { e.ArchivedAt, e.Connected = timestamp(s.opts.Now()), false })
 		w.WriteHeader(http.StatusOK)
@@ -344,7 +378,7 @@ func (s *Server) listConnections(w http.ResponseWriter, r *http.Request, at *wor
 		}
 		for name, values := range map[string][]string{
 			"integrationId": {IntegrationID}, "integrationKey": {IntegrationKey}, "tenantId": {c.TenantID, who.tenant}, "userId": {c.UserID},
-			"connectorId": {connectorID}, "externalAppId": {},
+			"connectorId": {connectorID}, "externalAppId": {externalAppID}, "connectorVersion": {c.ConnectorVersion},
 		} {
 			keep = keep && (q.Get(name) == "" || slices.Contains(values, q.Get(name)))
 		}
@@ -355,26 +389,9 @@ func (s *Server) listConnections(w http.ResponseWriter, r *http.Request, at *wor
 	answerPage(w, q, items)
 }
 
-// decode reads a body whose fields may be absent but not of another type, as
-// the SDK's schemas have it; fields that are unknown are dropped.
-func decode(w http.ResponseWriter, r *http.Request, into any) *apiError {
-	fields, failed := readObject(w, r)
-	if failed != nil {
-		return failed
-	}
-	encoded, err := json.Marshal(fields)
-	if err != nil {
-		return badRequest("the body is no valid JSON")
-	}
-	if err := json.Unmarshal(encoded, into); err != nil {
-		return badRequest("the body has a field of the wrong type: %s", strings.TrimPrefix(err.Error(), "json: "))
-	}
-	return nil
-}
-
 func (s *Server) createConnection(w http.ResponseWriter, r *http.Request, at *world, who caller) {
 	var body struct{ Intent, Name, Key, IntegrationID, IntegrationKey, ConnectorID, ConnectorKey string }
-	failed := decode(w, r, &body)
+	failed := connectionBody.read(w, r, &body)
 	if failed == nil && cmp.Or(body.Intent, body.IntegrationID, body.IntegrationKey, body.ConnectorID, body.ConnectorKey) == "" {
 		failed = badRequest("one of intent, integrationId, integrationKey, connectorId and connectorKey must say what to connect")
 	}
@@ -409,11 +426,8 @@ func leadsTo8x8(integrationID, integrationKey, connectorIDGiven, connectorKeyGiv
 
 // free says that a key is not another connection's.
 func (s *Server) free(at *world, who caller, key, id string) *apiError {
-	if len([]rune(key)) > maxConnectionKey {
-		return badRequest("a connection's key has at most %d characters", maxConnectionKey)
-	}
 	for _, c := range s.connectionsOf(at, who) {
-		if c.Key == key && c.ID != id && c.ArchivedAt == "" {
+		if c.Key == key && key != "" && c.ID != id && c.ArchivedAt == "" {
 			return &apiError{Type: "bad_request", Key: "already_exists", Message: "a connection with the key " + strconv.Quote(key) + " exists"}
 		}
 	}
@@ -424,66 +438,63 @@ func (s *Server) free(at *world, who caller, key, id string) *apiError {
 // @membranehq/sdk EnsureConnectionRequest.
 func (s *Server) ensureConnection(w http.ResponseWriter, r *http.Request, at *world, who caller) {
 	var body struct{ AppURL, Name string }
-	failed := decode(w, r, &body)
-	if failed == nil {
-		u, err := url.Parse(body.AppURL)
-		switch {
-		case err != nil || u.Host == "" || !strings.Contains(u.Hostname(), ".") || len(body.AppURL) > 2000:
-			failed = badRequest("appUrl %q: want an address such as https://www.8x8.com", body.AppURL)
-		case u.Hostname() != "8x8.com" && !strings.HasSuffix(u.Hostname(), ".8x8.com"):
-			failed = notFound("no application is known at %q; the sandbox has 8x8's", body.AppURL)
-		}
-	}
-	var c *connectionElement
-	if failed == nil {
-		c, failed = s.findConnection(at, who, IntegrationKey)
-	}
-	if failed != nil && failed.Key == "not_found" && body.AppURL != "" && c == nil && strings.Contains(body.AppURL, "8x8.com") {
-		at.connections.mu.Lock()
-		c, failed = at.connections.create(s, at, who, "", body.Name), nil
-		at.connections.mu.Unlock()
-	}
-	if failed != nil {
+	if failed := ensureBody.read(w, r, &body); failed != nil {
 		writeError(w, failed)
 		return
+	}
+	if host := appHost(body.AppURL); host != "8x8.com" && !strings.HasSuffix(host, ".8x8.com") {
+		writeError(w, notFound("no application is known at %q; the sandbox has 8x8's", body.AppURL))
+		return
+	}
+	c, missing := s.findConnection(at, who, IntegrationKey)
+	if missing != nil {
+		at.connections.mu.Lock()
+		c = at.connections.create(s, at, who, "", body.Name)
+		at.connections.mu.Unlock()
 	}
 	writeJSON(w, http.StatusOK, c)
 }
 
-func (s *Server) patchConnection(w http.ResponseWriter, r *http.Request, at *world, who caller, c *connectionElement) {
-	var body struct{ Name, Key *string }
-	failed := decode(w, r, &body)
-	if failed == nil && body.Key != nil && *body.Key != "" {
-		failed = s.free(at, who, *body.Key, c.ID)
+// changeConnection merges a body into a connection, or with whole puts it in the
+// place of what was there. A key of null is none.
+func (s *Server) changeConnection(w http.ResponseWriter, r *http.Request, at *world, who caller, c *connectionElement, whole bool) {
+	var body struct {
+		Name *string
+		Key  json.RawMessage
+		Meta json.RawMessage
+	}
+	failed := connectionBody.read(w, r, &body)
+	var key string
+	_ = json.Unmarshal(body.Key, &key) // a string or null, as checked
+	if failed == nil && key != "" {
+		failed = s.free(at, who, key, c.ID)
 	}
 	if failed != nil {
 		writeError(w, failed)
 		return
 	}
 	writeJSON(w, http.StatusOK, s.edit(at, who, c, func(e *connectionElement) {
-		if body.Name != nil {
-			e.Name = *body.Name
+		e.Name = cmp.Or(deref(body.Name), e.Name)
+		if body.Key != nil || whole {
+			e.Key = key
 		}
-		if body.Key != nil {
-			e.Key = *body.Key
+		if body.Meta != nil || whole {
+			e.Meta = body.Meta
 		}
 	}))
 }
 
 func (s *Server) createConnectionRequest(w http.ResponseWriter, r *http.Request, at *world, who caller) {
 	var in connectionInputs
-	failed := decode(w, r, &in)
-	if failed == nil {
-		switch {
-		case cmp.Or(in.ConnectorID, in.ConnectorKey, in.IntegrationID, in.IntegrationKey, in.ConnectionID) == "":
-			failed = badRequest("at least one of connectorId, connectorKey, integrationId, integrationKey and connectionId is required")
-		case in.RedirectURI != "" && !isURL(in.RedirectURI):
-			failed = badRequest("redirectUri %q is no URL", in.RedirectURI)
-		case len([]rune(in.ConnectionKey)) > maxConnectionKey:
-			failed = badRequest("connectionKey has at most %d characters", maxConnectionKey)
-		default:
-			failed = leadsTo8x8(in.IntegrationID, in.IntegrationKey, in.ConnectorID, in.ConnectorKey)
-		}
+	failed := connectionRequestBody.read(w, r, &in)
+	switch {
+	case failed != nil:
+	case cmp.Or(in.ConnectorID, in.ConnectorKey, in.IntegrationID, in.IntegrationKey, in.ConnectionID) == "":
+		failed = badRequest("at least one of connectorId, connectorKey, integrationId, integrationKey and connectionId is required")
+	case in.RedirectURI != "" && !isURL(in.RedirectURI):
+		failed = badRequest("redirectUri %q is no address that a browser can be sent to", in.RedirectURI)
+	default:
+		failed = leadsTo8x8(in.IntegrationID, in.IntegrationKey, in.ConnectorID, in.ConnectorKey)
 	}
 	if failed == nil && in.ConnectionID != "" {
 		_, failed = s.findConnection(at, who, in.ConnectionID)

@@ -28,6 +28,7 @@ type group struct {
 	Contacts    int    `json:"contacts"`
 	CreatedAt   string `json:"createdAt"`
 	Name        string `json:"name"`
+	Description string `json:"description,omitempty"`
 	IsBlacklist bool   `json:"isBlacklist"`
 
 	members map[int64]bool

@@ -24,6 +24,7 @@ The controls need no token:
   POST   /_sandbox/faults            adds a rule, or a list: {"kind":"refuse","times":3}
   DELETE /_sandbox/faults            removes them all
   POST   /_sandbox/inbound           a phone sends an SMS: {"source":"+12025550101","body":"YES"}
+  POST   /_sandbox/run-logs          what becomes of run logs: {"mode":"on"}, off, late or hidden
   GET    /_sandbox/webhook           where receipts are posted
   POST   /_sandbox/webhook           sets it: {"url":"http://…","authorization":"Bearer …"}
   POST   /_sandbox/builds            how the next thing that is built ends: {"state":"SETUP_FAILED","message":"…"}
@@ -63,6 +64,21 @@ func (s *Server) controlRoutes(mux *http.ServeMux) {
 	})
 	mux.HandleFunc("POST /_sandbox/webhook", s.controlWebhook)
 	mux.HandleFunc("POST /_sandbox/credentials", s.controlCredentials)
+	mux.HandleFunc("POST /_sandbox/run-logs", func(w http.ResponseWriter, r *http.Request) {
+		var body struct {
+			Mode RunLogs `json:"mode"`
+		}
+		err := readControl(w, r, &body)
+		if err == nil && !body.Mode.Valid() {
+			err = errors.New("mode: want on, off, late or hidden")
+		}
+		if err != nil {
+			writeControl(w, http.StatusBadRequest, err.Error())
+			return
+		}
+		s.SetRunLogs(body.Mode)
+		w.WriteHeader(http.StatusNoContent)
+	})
 	mux.HandleFunc("POST /_sandbox/builds", s.controlBuilds)
 	mux.HandleFunc("POST /_sandbox/connections/{connection}", s.controlConnection)
 	mux.HandleFunc("POST /_sandbox/reset", func(w http.ResponseWriter, _ *http.Request) {
@@ -150,6 +166,7 @@ func (s *Server) controlWebhook(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		URL           string `json:"url"`
 		Authorization string `json:"authorization"`
+		SubAccountID  string `json:"subAccountId"` // empty: the account's
 	}
 	err := readControl(w, r, &body)
 	if err == nil && body.URL != "" && !isURL(body.URL) {
@@ -159,7 +176,7 @@ func (s *Server) controlWebhook(w http.ResponseWriter, r *http.Request) {
 		writeControl(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	s.SetWebhook(body.URL, body.Authorization)
+	s.setWebhook(body.SubAccountID, webhook{body.URL, body.Authorization})
 	w.WriteHeader(http.StatusNoContent)
 }
 

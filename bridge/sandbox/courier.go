@@ -30,6 +30,14 @@ type notice struct {
 	posts    int // tries so far
 	status   int // HTTP status of the last one; 0: no answer
 	accepted bool
+	gone     bool // what it tells of was taken back
+}
+
+// cancel has a notice that was not posted yet never be.
+func (n *notice) cancel() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.gone = true
 }
 
 // courier posts notices, and again on connection errors, time-outs, 4xx and
@@ -63,6 +71,12 @@ func (c *courier) post(n *notice, try int) {
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
 	case <-c.ctx.Done():
+		return
+	}
+	n.mu.Lock()
+	gone := n.gone
+	n.mu.Unlock()
+	if gone {
 		return
 	}
 	status := c.request(n)

@@ -16,6 +16,7 @@ type export struct {
 	subAccountID string
 	createdAt    time.Time
 	rows         []*message
+	cancelled    bool
 }
 
 // exportResult. source: 8x8 sms_api.json, get-log-export-job-result.
@@ -117,6 +118,8 @@ func (m *message) phone() string {
 // state is queued, running, and then empty or succeeded.
 func (e *export) state(now time.Time, step time.Duration) string {
 	switch age := now.Sub(e.createdAt); {
+	case e.cancelled:
+		return "cancelled"
 	case age < step:
 		return "queued"
 	case age < 2*step:
@@ -137,8 +140,8 @@ func (a *account) exportResult(x *exchange) (int, any, bool, *vendorError) {
 		return 0, nil, false, failed
 	}
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	job, ok := a.exports[r.JobID]
-	a.mu.Unlock()
 	if !ok || job.subAccountID != r.SubAccountID {
 		return 0, nil, false, &vendorError{status: http.StatusNotFound, code: 4018, message: "Export job not found"}
 	}
@@ -161,8 +164,9 @@ func (s *Server) downloadExport(w http.ResponseWriter, r *http.Request) {
 	now := s.opts.Now()
 	a.mu.Lock()
 	job, ok := a.exports[r.PathValue("jobId")]
+	ok = ok && job.subAccountID == r.PathValue("subAccountId") && job.state(now, s.opts.ReceiptDelay) == "succeeded"
 	a.mu.Unlock()
-	if !ok || job.subAccountID != r.PathValue("subAccountId") || job.state(now, s.opts.ReceiptDelay) != "succeeded" {
+	if !ok {
 		writeJSON(w, http.StatusNotFound, map[string]any{
 			"code": 4018, "message": "Export job not found", "errorId": newUUID(), "timestamp": timestamp(now),
 		})

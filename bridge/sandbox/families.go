@@ -21,9 +21,8 @@ import (
 // automation_api.json.
 type families struct {
 	mu         sync.Mutex
-	webhooks   map[string]map[string]any // by sub-account
-	operations map[string]time.Time      // by id, when each was begun
-	feedback   map[string]string         // by umid
+	operations map[string]time.Time // by id, when each was begun
+	feedback   map[string]string    // by umid
 }
 
 // What is there from the beginning: no endpoint here makes one.
@@ -48,14 +47,11 @@ var familyEndpoints = []struct {
 	{"GET", "/api/v1/subaccounts/{subAccountId}/recordings/{sessionId}", (*account).getRecording},
 	{"POST", "/api/v1/subaccounts/{subAccountId}/messages", (*account).sendChat}, // with a user; else it is an SMS
 	{"POST", "/api/v1/subaccounts/{subAccountId}/messages/{umid}/feedback", (*account).giveFeedback},
-	{"POST", "/api/v1/accounts/{accountId}/contacts/blacklist/{msisdn}", (*account).blacklist},
 	{"GET", "/admin-provisioning/users/{userId}", (*account).getUser},
 	{"GET", "/analytics/work/v2/pbxes/{pbxId}/queues", (*account).listQueues},
 	{"POST", "/admin-provisioning/ring-groups", (*account).createRingGroup},
 	{"GET", "/admin-provisioning/operations/{operationId}", (*account).getOperation},
 	{"GET", "/api/v1/accounts/{accountId}/usage/messages", (*account).getUsage},
-	{"GET", "/api/v1/accounts/{accountId}/webhooks", (*account).listWebhooks},
-	{"POST", "/api/v1/accounts/{accountId}/webhooks", (*account).setWebhooks},
 	{"POST", "/api/v1/accounts/{accountId}/triggers/http_request", (*account).triggerAutomation},
 }
 
@@ -182,23 +178,6 @@ func (a *account) giveFeedback(in *inline, v map[string]string) (int, any, bool,
 	return http.StatusOK, nil, true, nil
 }
 
-func (a *account) blacklist(_ *inline, v map[string]string) (int, any, bool, *vendorError) {
-	if !msisdnPattern.MatchString(v["msisdn"]) {
-		return 0, nil, false, refused(1002, "Invalid MSISDN format")
-	}
-	a.mu.Lock()
-	var group int64
-	for _, g := range a.groups {
-		if g.IsBlacklist {
-			group = g.ID
-		}
-	}
-	a.mu.Unlock()
-	body, _ := json.Marshal(map[string]any{"addresses": map[string]string{"msisdn": v["msisdn"]}, "groups": []any{map[string]any{"id": group}}})
-	x, effect := a.call("create-contact", body, "")
-	return http.StatusOK, x.output, effect, x.failed
-}
-
 func (a *account) getUser(_ *inline, v map[string]string) (int, any, bool, *vendorError) {
 	if v["userId"] != UserID {
 		return 0, nil, false, unknownObject("User not found")
@@ -263,47 +242,6 @@ func (a *account) getUsage(in *inline, _ map[string]string) (int, any, bool, *ve
 		return 0, nil, false, refused(1000, "Invalid parameter: billingPeriod must be a closed month, such as 2026-02")
 	}
 	return http.StatusOK, map[string]any{"billingPeriod": period, "items": []any{}}, false, nil
-}
-
-func (a *account) listWebhooks(*inline, map[string]string) (int, any, bool, *vendorError) {
-	f := &a.families
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	list := []any{}
-	for _, w := range f.webhooks {
-		shown := map[string]any{}
-		for name, value := range w {
-			if name == "httpAuthorization" {
-				value = "***"
-			}
-			shown[name] = value
-		}
-		list = append(list, shown)
-	}
-	return http.StatusOK, list, false, nil
-}
-
-func (a *account) setWebhooks(in *inline, _ map[string]string) (int, any, bool, *vendorError) {
-	var list []map[string]any
-	if json.Unmarshal(in.body, &list) != nil || len(list) == 0 {
-		return 0, nil, false, refused(1000, "Invalid parameter: the body must be a list of webhooks")
-	}
-	for _, w := range list {
-		if textIn(w, "subAccountId") == "" || !isURL(textIn(w, "url")) {
-			return 0, nil, false, refused(1000, "Invalid parameter: a webhook needs subAccountId and url")
-		}
-	}
-	f := &a.families
-	f.mu.Lock()
-	if f.webhooks == nil {
-		f.webhooks = map[string]map[string]any{}
-	}
-	for _, w := range list {
-		f.webhooks[textIn(w, "subAccountId")] = w
-	}
-	f.mu.Unlock()
-	_, all, _, _ := a.listWebhooks(nil, nil)
-	return http.StatusOK, all, true, nil
 }
 
 func (a *account) triggerAutomation(in *inline, _ map[string]string) (int, any, bool, *vendorError) {

@@ -47,6 +47,8 @@ const (
 	// The run itself goes its way.
 	HideLog  Kind = "hide-log"  // its log never shows
 	DelayLog Kind = "delay-log" // its log shows after Delay
+	// DuplicateLog lists its log twice.
+	DuplicateLog Kind = "duplicate-log"
 )
 
 var answerKinds = []Kind{
@@ -54,11 +56,11 @@ var answerKinds = []Kind{
 	ErrorAfter, DropAfter, HalfBody, Status, HTML,
 }
 
-var kinds = append(slices.Clone(answerKinds), Slow, HideLog, DelayLog)
+var kinds = append(slices.Clone(answerKinds), Slow, HideLog, DelayLog, DuplicateLog)
 
 // runKinds make no sense on a read: it has no effect to come before or after,
 // and no log.
-var runKinds = []Kind{ErrorAfter, DropAfter, VendorRateLimit, Defunct, HideLog, DelayLog}
+var runKinds = []Kind{ErrorAfter, DropAfter, VendorRateLimit, Defunct, HideLog, DelayLog, DuplicateLog}
 
 // What a rule is about.
 const (
@@ -213,7 +215,7 @@ func (f *faults) pick(on, action string, meta json.RawMessage) (t trouble) {
 		switch rule.Kind {
 		case Slow:
 			slot = &t.slow
-		case HideLog, DelayLog:
+		case HideLog, DelayLog, DuplicateLog:
 			slot = &t.log
 		}
 		if slot.Kind != "" || rule.On != on || rule.Action != "" && rule.Action != action {

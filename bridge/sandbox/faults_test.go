@@ -149,15 +149,22 @@ func TestSlowAfterTheEffect(t *testing.T) {
 	if err := b.WaitEffects(wait, 1); err != nil {
 		t.Fatal(err)
 	}
-	for { // the receipt's timer is among those that are waited for
-		b.clock.advance(b.awaitTimer())
+	select {
+	case <-done:
+		t.Fatal("the answer came at once")
+	default:
+	}
+	for {
 		select {
 		case sent := <-done:
 			if sent.Status.Code != "QUEUED" {
 				t.Errorf("answer %+v", sent)
 			}
 			return
-		case <-time.After(5 * time.Millisecond):
+		case <-wait.Done():
+			t.Fatal("no answer came")
+		case <-time.After(time.Millisecond):
+			b.clock.advance(time.Second)
 		}
 	}
 }
@@ -278,7 +285,7 @@ func TestFaultsOnReads(t *testing.T) {
 func TestBadFaultsAreRefused(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	const all = "refuse, rate-limit, unauthorized, forbidden, drop-before, error-before, vendor-rate-limit, defunct, error-after, drop-after, half-body, status, html, slow, hide-log, delay-log"
+	const all = "refuse, rate-limit, unauthorized, forbidden, drop-before, error-before, vendor-rate-limit, defunct, error-after, drop-after, half-body, status, html, slow, hide-log, delay-log, duplicate-log"
 	for _, tt := range []struct{ body, message string }{
 		{`x`, "the body cannot be read: invalid character 'x' looking for beginning of value"},
 		{`{}`, "kind is required: one of " + all},

@@ -35,7 +35,7 @@ func (s *Server) inbound(r inboundRequest) (umid string, err error) {
 	if r.SubAccountID == "" {
 		r.SubAccountID = SubAccountID
 	}
-	to := *s.webhook.Load()
+	to := s.webhookOf(r.SubAccountID)
 	switch {
 	case to.url == "":
 		return "", errors.New("no webhook to post the message to: give the sandbox one (POST /_sandbox/webhook)")

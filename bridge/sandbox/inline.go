@@ -89,7 +89,7 @@ func (s *Server) actInline(w http.ResponseWriter, r *http.Request, at *world, wh
 	close(done)
 	a := &action{
 		id: stableID("inline/" + in.method), key: in.effect(), name: in.method + " request", input: json.RawMessage(`{}`), output: json.RawMessage(`{}`),
-		built: &built{connectionID: over.ID, createdAt: s.opts.Now(), done: done, state: stateReady, inline: in},
+		built: &built{connectionID: over.ID, createdAt: s.opts.Now(), done: done, state: stateReady}, inline: in,
 	}
 	s.run(w, r, at, who, a, over, raw, meta)
 }
@@ -127,6 +127,9 @@ func (in *inline) send(a *account, host string) (*exchange, bool) {
 	}
 	key, variables, ok := endpointOf(in.method, in.path)
 	if !ok {
+		if x, effect, ok := a.neighbour(in.method, in.path, in.body); ok {
+			return x, effect
+		}
 		return &exchange{method: in.method, path: in.path, failed: unknownObject("Not found")}, false
 	}
 	for name, text := range variables {

@@ -224,7 +224,7 @@ func TestReads(t *testing.T) {
 			t.Errorf("%s: %s", path, answer.body)
 		}
 	}
-	if answer := b.do("DELETE", "/action", nil); answer.status != 404 || !strings.Contains(answer.body, `"cannot DELETE /action"`) {
+	if answer := b.do("DELETE", "/account", nil); answer.status != 404 || !strings.Contains(answer.body, `"cannot DELETE /account"`) {
 		t.Errorf("DELETE: %d %s", answer.status, answer.body)
 	}
 }

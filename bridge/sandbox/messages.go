@@ -83,7 +83,9 @@ type message struct {
 	smsCount        int
 	free            bool // refused by 8x8, so not charged
 	createdAt       time.Time
-	timeline        []moment // the first is when it was queued
+	startAt         time.Time // when it is sent
+	cancelled       bool      // before that
+	timeline        []moment  // the first is when it was queued
 	receipts        []*notice
 }
 
@@ -138,6 +140,8 @@ func (a *account) check(r *smsRequest, now time.Time) (startAt time.Time, failed
 		return now, refused(1002, "Invalid MSISDN format: not an E.164 international number")
 	case r.Text == "":
 		return now, refused(1004, "Invalid text: it is empty")
+	case a.server.opts.RefuseLongTexts && catalog.Parts(r.Text, r.Encoding).SMSCount > catalog.MaxParts:
+		return now, refused(1004, "Invalid text: it takes more than 10 parts")
 	case utf8.RuneCountInString(r.Source) > maxSource:
 		return now, refused(1005, "Invalid source: it is too long")
 	case r.Encoding != "" && r.Encoding != "AUTO" && r.Encoding != "GSM7" && r.Encoding != "UCS2":
@@ -182,11 +186,14 @@ func (a *account) newMessage(r *smsRequest, startAt, now time.Time) *message {
 	m := &message{
 		umid: newUUID(), clientMessageID: r.ClientMessageID, subAccountID: r.SubAccountID,
 		country: strings.ToUpper(r.Country), source: r.Source, destination: "+" + strings.TrimPrefix(r.Destination, "+"),
-		text: r.Text, createdAt: now,
+		text: r.Text, createdAt: now, startAt: startAt,
 	}
 	parts := catalog.Parts(r.Text, r.Encoding)
 	// Longer texts are cut off and sent. source: 8x8 getting-started.md.
 	m.encoding, m.smsCount = parts.Encoding, min(parts.SMSCount, catalog.MaxParts)
+	if parts.SMSCount > catalog.MaxParts {
+		m.text = cut(r.Text, r.Encoding)
+	}
 	step := a.server.opts.ReceiptDelay
 	m.timeline = []moment{{at: now, state: "queued"}}
 	sent := moment{at: startAt.Add(step), state: "sent"}
@@ -211,7 +218,7 @@ func (a *account) newMessage(r *smsRequest, startAt, now time.Time) *message {
 // accept stores messages and sends their receipts off.
 func (a *account) accept(messages []*message, requests []*smsRequest) {
 	for i, m := range messages {
-		to := *a.server.webhook.Load()
+		to := a.server.webhookOf(m.subAccountID)
 		if requests[i].DlrCallbackURL != "" {
 			to = webhook{url: requests[i].DlrCallbackURL}
 		}
@@ -281,6 +288,9 @@ func (a *account) sendSMS(x *exchange) (int, any, bool, *vendorError) {
 	if failed != nil {
 		return 0, nil, false, failed
 	}
+	if failed := a.admit(r.SubAccountID, r.ClientIP, now); failed != nil {
+		return 0, nil, false, failed
+	}
 	if script(r.Destination) == "06" {
 		return 0, nil, false, &vendorError{status: http.StatusTooManyRequests, code: 429, message: "Rate limit exceeded, try again in 1 second", retryAfter: 1}
 	}
@@ -322,6 +332,9 @@ func (a *account) sendBatch(x *exchange) (int, any, bool, *vendorError) {
 		return 0, nil, false, refused(3014, "clientBatchId is too long")
 	}
 	now := a.server.opts.Now()
+	if failed := a.admit(r.SubAccountID, r.ClientIP, now); failed != nil {
+		return 0, nil, false, failed
+	}
 	answer := batchResponse{BatchID: newUUID(), ClientBatchID: r.ClientBatchID}
 	var responses []smsResponse
 	var accepted []*message

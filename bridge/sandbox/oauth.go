@@ -79,13 +79,16 @@ func oauthError(w http.ResponseWriter, code, description string) {
 	writeJSON(w, http.StatusBadRequest, map[string]string{"error": code, "error_description": description})
 }
 
+// clientBody is of a registration. source: RFC 7591
+var clientBody = shape{"client_name": isText, "redirect_uris": listOf(isText), "token_endpoint_auth_method": isText}
+
 func (s *Server) oauthRegister(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		ClientName   string   `json:"client_name"`
 		RedirectURIs []string `json:"redirect_uris"`
 		AuthMethod   string   `json:"token_endpoint_auth_method"`
 	}
-	if failed := decode(w, r, &body); failed != nil {
+	if failed := clientBody.read(w, r, &body); failed != nil {
 		oauthError(w, "invalid_client_metadata", failed.Message)
 		return
 	}

@@ -42,15 +42,11 @@ func (s *Server) proxy(w http.ResponseWriter, r *http.Request, at *world, who ca
 	if full, err := url.Parse(r.PathValue("path")); err == nil && full.Host != "" {
 		path = full.Path // a full address is taken as it is
 	}
-	input, unread := asInput(r.Method, path, r.URL.Query(), body)
-	x, effect := &exchange{method: r.Method, path: path, failed: unread}, false
-	if unread == nil {
-		x, effect = at.account.request(r.Method, path, input, r.Host)
-	}
-	if effect {
-		key, _, _ := endpointOf(r.Method, path)
-		at.effects.add(Effect{Action: key, Input: input, At: s.opts.Now().UTC(), Tenant: who.tenant})
-	}
+	s.writeExchange(w, s.request(at, r, path, body, who.tenant))
+}
+
+// writeExchange answers as 8x8 does.
+func (s *Server) writeExchange(w http.ResponseWriter, x *exchange) {
 	if f := x.failed; f != nil {
 		if f.retryAfter > 0 {
 			w.Header().Set("Retry-After", strconv.Itoa(f.retryAfter))
@@ -58,28 +54,17 @@ func (s *Server) proxy(w http.ResponseWriter, r *http.Request, at *world, who ca
 		writeJSON(w, f.status, map[string]any{"code": f.code, "message": f.message, "errorId": newUUID(), "timestamp": timestamp(s.opts.Now())})
 		return
 	}
+	if x.status == http.StatusNoContent {
+		w.WriteHeader(x.status)
+		return
+	}
 	writeJSON(w, x.status, x.output)
 }
 
 // endpointOf finds the endpoint that a path is of, and what its variables are.
 func endpointOf(method, path string) (key string, variables map[string]string, ok bool) {
-	parts := strings.Split(path, "/")
 	for _, key := range sortedEndpoints {
-		pattern := strings.Split(endpoints[key].path, "/")
-		if endpoints[key].method != method || len(pattern) != len(parts) {
-			continue
-		}
-		variables = map[string]string{}
-		fits := true
-		for i, want := range pattern {
-			switch name, isVariable := strings.CutPrefix(want, "{"); {
-			case isVariable && parts[i] != "":
-				variables[strings.TrimSuffix(name, "}")] = parts[i]
-			case want != parts[i]:
-				fits = false
-			}
-		}
-		if fits {
+		if variables, ok := fit(endpoints[key].path, path); ok && endpoints[key].method == method {
 			return key, variables, true
 		}
 	}
@@ -106,6 +91,9 @@ var sortedEndpoints = func() []string {
 func (a *account) request(method, path string, input json.RawMessage, host string) (*exchange, bool) {
 	key, variables, ok := endpointOf(method, path)
 	if !ok {
+		if x, effect, ok := a.neighbour(method, path, input); ok {
+			return x, effect
+		}
 		return &exchange{method: method, path: path, input: input, failed: unknownObject("Not found: " + method + " " + path)}, false
 	}
 	merged, failed := merge(key, variables, nil, input)
@@ -122,7 +110,7 @@ func (a *account) request(method, path string, input json.RawMessage, host strin
 func asInput(method, path string, query url.Values, body json.RawMessage) (json.RawMessage, *vendorError) {
 	key, variables, ok := endpointOf(method, path)
 	if !ok {
-		return nil, unknownObject("Not found: " + method + " " + path)
+		return body, nil // of none of the actions
 	}
 	return merge(key, variables, query, body)
 }

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -46,6 +47,8 @@ func (s *Server) membraneRoutes(mux *http.ServeMux) {
 		s.runWrapped(w, r, at, who, selector(r.URL.Query()))
 	})
 	handle("POST /connections/{connection}/actions/{action}/run", OnRuns, s.runRaw)
+	// An instance is what an action of a connection was called before; its body is raw too.
+	handle("POST /action-instance/run", OnRuns, s.runRaw)
 
 	handle("GET /actions", OnReads, func(w http.ResponseWriter, r *http.Request, at *world, who caller) {
 		s.listActions(w, r.URL.Query(), at, who, "")
@@ -75,8 +78,12 @@ func (s *Server) membraneRoutes(mux *http.ServeMux) {
 	s.connectionRoutes(handle)
 	s.buildRoutes(handle)
 	s.proxyRoutes(handle)
-	handle("GET /self", OnReads, func(w http.ResponseWriter, _ *http.Request, _ *world, who caller) {
-		writeJSON(w, http.StatusOK, s.self(who))
+	s.sessionRoutes(handle)
+	s.searchRoutes(handle)
+	s.tenantRoutes(handle)
+	s.operationRoutes(handle)
+	handle("GET /self", OnReads, func(w http.ResponseWriter, _ *http.Request, at *world, who caller) {
+		writeJSON(w, http.StatusOK, s.self(at, who))
 	})
 
 	handle("GET /action-run-logs", OnLogs, s.listLogs)
@@ -203,23 +210,21 @@ func (s *Server) runWrapped(w http.ResponseWriter, r *http.Request, at *world, w
 	fields, failed := readObject(w, r)
 	a, missing := s.findAction(at, who, selector)
 	over, badScope := s.scope(at, who, r.URL.Query())
-	failed = errorOf(failed, badScope, missing)
-	meta := fields["meta"]
-	if failed == nil && meta != nil && meta[0] != '{' {
-		failed = badRequest("field %q must be an object", "meta")
+	if failed == nil {
+		failed = runBody.check(fields)
 	}
-	if failed != nil {
+	if failed = errorOf(failed, badScope, missing); failed != nil {
 		writeError(w, failed)
 		return
 	}
-	s.run(w, r, at, who, a, over, fields["input"], meta)
+	s.run(w, r, at, who, a, over, fields["input"], fields["meta"])
 }
 
 // runRaw takes the input itself as the body.
 func (s *Server) runRaw(w http.ResponseWriter, r *http.Request, at *world, who caller) {
 	body, failed := readBody(w, r)
-	a, missing := s.findAction(at, who, r.PathValue("action"))
-	over, unknown := s.findConnection(at, who, r.PathValue("connection"))
+	a, missing := s.findAction(at, who, cmp.Or(r.PathValue("action"), selector(r.URL.Query())))
+	over, unknown := s.findConnection(at, who, cmp.Or(r.PathValue("connection"), r.URL.Query().Get("connectionId"), IntegrationKey))
 	if failed = errorOf(failed, unknown, missing); failed != nil {
 		writeError(w, failed)
 		return
@@ -271,7 +276,11 @@ type runResponse struct {
 
 // run runs an action, with the trouble that the faults make, and answers.
 func (s *Server) run(w http.ResponseWriter, r *http.Request, at *world, who caller, a *action, over *connectionElement, input, meta json.RawMessage) {
-	if a.built != nil && a.built.connectionID != over.ID {
+	if a.archivedAt != "" {
+		writeError(w, notFound("Action %q is archived", a.key))
+		return
+	}
+	if a.built != nil && a.built.connectionID != "" && a.built.connectionID != over.ID {
 		// The action's own connection wins. source: docs.getmembrane.com, act
 		own, failed := s.findConnection(at, who, a.built.connectionID)
 		if failed != nil {
@@ -297,12 +306,18 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, at *world, who call
 		run.failed = failed
 	}
 	run.completedAt = s.opts.Now()
-	switch t.log.Kind {
-	case HideLog:
-	case DelayLog:
+	kept := s.runLogs.Load().(RunLogs)
+	switch {
+	case t.log.Kind == HideLog, t.log.Kind == "" && kept == LogsOff:
+	case t.log.Kind == DelayLog:
 		run.visibleAt = run.completedAt.Add(t.log.delay())
 		at.logs.add(run)
 	default:
+		if kept == LogsLate {
+			run.visibleAt = run.completedAt.Add(s.opts.RunLogDelay)
+		}
+		run.unlisted = kept == LogsHidden
+		run.twice = t.log.Kind == DuplicateLog
 		at.logs.add(run)
 	}
 
@@ -365,7 +380,7 @@ func (s *Server) perform(at *world, who caller, run *runLog, fault Kind, host st
 	if run.action.built == nil {
 		exchange, effect = at.account.call(run.action.key, run.input, host)
 	} else {
-		exchange, effect = run.action.built.call(at.account, run.input, host)
+		exchange, effect = run.action.call(at.account, run.input, host)
 	}
 	run.exchange = exchange
 	if effect {
@@ -396,6 +411,8 @@ type runLog struct {
 	createdAt   time.Time
 	completedAt time.Time
 	visibleAt   time.Time // zero: at once
+	unlisted    bool      // only to be read by its id
+	twice       bool      // it is listed twice
 }
 
 // logs keeps the runs of each tenant apart.
@@ -513,14 +530,17 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request, at *world, who
 	// A cursor is how many runs, the oldest, are still to be looked at.
 	for i := cursor - 1; i >= 0; i-- {
 		run := runs[i]
-		if run.visibleAt.After(now) || !from.IsZero() && run.createdAt.Before(from) || !to.IsZero() && run.createdAt.After(to) || !run.fits(q) {
+		if run.unlisted || run.visibleAt.After(now) || !from.IsZero() && run.createdAt.Before(from) || !to.IsZero() && run.createdAt.After(to) || !run.fits(q) {
 			continue
 		}
-		if len(found.Items) == limit {
+		if len(found.Items) >= limit {
 			found.Cursor = strconv.Itoa(i + 1)
 			break
 		}
 		found.Items = append(found.Items, run.record(false))
+		if run.twice {
+			found.Items = append(found.Items, run.record(false))
+		}
 	}
 	writeJSON(w, http.StatusOK, found)
 }

@@ -23,11 +23,15 @@
 //	07  delivered; its receipts come twice and in the wrong order
 //	08  8x8 answers 200 with status REJECTED
 //
+// A sub-account whose name begins with "foreign_" is somebody else's: 400, code
+// 1001. 8x8's own API is at /8x8/, with the key "8x8-sandbox-key".
+//
 // Runs, messages and effects are kept in memory until a reset: about 2 KB for
 // each send.
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -78,6 +82,16 @@ type Options struct {
 	BuildDelay time.Duration
 	// TokenLife is how long an access token that OAuth gave out is good. Defaults to an hour.
 	TokenLife time.Duration
+	// RefuseLongTexts has 8x8 refuse a text of more than 10 parts with 1004; it cuts
+	// one off otherwise.
+	RefuseLongTexts bool
+	// Rate and RatePerIP are how many sends 8x8 takes in a second from a sub-account,
+	// and for one clientIp. 0 is no limit; 8x8's own is 1800.
+	Rate, RatePerIP int
+	// RunLogs is what becomes of run logs, and RunLogDelay when LogsLate shows them
+	// (2 s if 0). It can be changed later with SetRunLogs.
+	RunLogs     RunLogs
+	RunLogDelay time.Duration
 	// Seed makes the faults with a probability repeatable. Defaults to 1.
 	Seed uint64
 	// Now and AfterFunc replace the clock, for tests that cannot wait 90 s. AfterFunc
@@ -96,6 +110,8 @@ type Server struct {
 	tokens    tokens
 	createdAt time.Time
 	webhook   atomic.Pointer[webhook]
+	hooks     hooks
+	runLogs   atomic.Value // RunLogs
 	client    *http.Client
 	world     atomic.Pointer[world]
 }
@@ -113,6 +129,8 @@ type world struct {
 
 	connections connections
 	built       workshop
+	agents      agents
+	tenants     tenants
 	oauth       oauth
 }
 
@@ -141,6 +159,9 @@ func New(opts Options) *Server {
 	if opts.TokenLife <= 0 {
 		opts.TokenLife = time.Hour
 	}
+	if opts.RunLogDelay <= 0 {
+		opts.RunLogDelay = 2 * time.Second
+	}
 	if opts.Seed == 0 {
 		opts.Seed = 1
 	}
@@ -162,6 +183,7 @@ func New(opts Options) *Server {
 		},
 	}
 	s.SetWebhook(opts.WebhookURL, opts.WebhookAuthorization)
+	s.SetRunLogs(opts.RunLogs)
 	s.world.Store(s.newWorld())
 	s.mux = s.routes()
 	return s
@@ -237,6 +259,9 @@ func (s *Server) routes() *http.ServeMux {
 	s.oauthRoutes(mux)
 	mux.HandleFunc("GET "+connectionScreen, s.showConnect)
 	mux.HandleFunc("POST "+connectionScreen, s.decideConnect)
+	for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
+		mux.HandleFunc(method+" /8x8/{path...}", s.direct)
+	}
 	mux.HandleFunc("GET /8x8/api/v1/subaccounts/{subAccountId}/messages/download/{jobId}", s.downloadExport)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, notFound("cannot %s %s", r.Method, r.URL.Path))
@@ -257,6 +282,26 @@ func (s *Server) pause(w *world, d time.Duration) {
 	case <-w.ctx.Done():
 	}
 }
+
+// RunLogs is what becomes of the logs of runs: a workspace may keep none, and
+// nobody says how soon one shows.
+type RunLogs string
+
+// What a fault of kind hide-log or delay-log says of one run wins.
+const (
+	LogsOn     RunLogs = "on"     // they show at once
+	LogsOff    RunLogs = "off"    // none is kept
+	LogsLate   RunLogs = "late"   // they show after RunLogDelay
+	LogsHidden RunLogs = "hidden" // they can be read by their id, and are in no list
+)
+
+var runLogWords = []RunLogs{LogsOn, LogsOff, LogsLate, LogsHidden}
+
+// Valid says that it is one of the four.
+func (l RunLogs) Valid() bool { return slices.Contains(runLogWords, l) }
+
+// SetRunLogs sets what becomes of the logs of the runs that begin from now on.
+func (s *Server) SetRunLogs(l RunLogs) { s.runLogs.Store(cmp.Or(l, LogsOn)) }
 
 // Effect is one thing that really happened at 8x8: messages taken, a contact
 // written, a group changed, an export begun. Reads and refusals are none.

@@ -345,9 +345,9 @@ checked first. Prints the output; the run's id goes to the standard error.`,
 		if err != nil {
 			return err
 		}
-		var value map[string]any
-		if json.Unmarshal(raw, &value) != nil || value == nil {
-			return usagef("--input is not a JSON object; write it like '{\"text\":\"Hi\"}', or give a file: --input @file.json")
+		value, err := inputObject(input, raw)
+		if err != nil {
+			return err
 		}
 		c, a, err := s.actionAt(connection, args[0])
 		switch {
@@ -362,8 +362,15 @@ checked first. Prints the output; the run's id goes to the standard error.`,
 			return err
 		}
 		ran, err := s.client.RunOnce(s.ctx, c.ID, a.ID, raw)
-		if r, ok := errors.AsType[*membrane.Refusal](err); ok && r.RunID != "" {
-			cmd.PrintErrf("run %s failed; see bridge8x8 runs show %s\n", r.RunID, r.RunID)
+		if r, ok := errors.AsType[*membrane.Refusal](err); ok {
+			switch {
+			case r.RunID != "" && r.Status >= 500:
+				return fmt.Errorf("Membrane failed (%d) while it ran: %s: %s", r.Status, cmp.Or(r.Message, "it did not say why"), doubt("show "+r.RunID)) //nolint:staticcheck // a name
+			case r.Status >= 500 && r.Status != 503: // 503 is a refusal
+				return fmt.Errorf("Membrane, or something before it, answered %d: %s", r.Status, doubt("list")) //nolint:staticcheck // a name
+			case r.RunID != "":
+				cmd.PrintErrf("run %s failed; see bridge8x8 runs show %s\n", r.RunID, r.RunID)
+			}
 		}
 		if err != nil {
 			return err
@@ -380,6 +387,32 @@ checked first. Prints the output; the run's id goes to the standard error.`,
 	cmd.Flags().StringVar(&input, "input", "{}", "the input: `JSON`, @file, or - for the standard input")
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// inputObject reads an input, and says where it is no JSON; it quotes no more than
+// the one character that is wrong.
+func inputObject(given string, raw []byte) (map[string]any, error) {
+	what := "--input"
+	if given == "-" || strings.HasPrefix(given, "@") {
+		what += " " + given
+	}
+	const like = `write it like '{"text":"Hi"}', or give a file: --input @file.json`
+	if len(bytes.TrimSpace(raw)) == 0 {
+		return nil, usagef("%s holds nothing; %s", what, like)
+	}
+	var value any
+	err := json.Unmarshal(raw, &value)
+	if at, ok := errors.AsType[*json.SyntaxError](err); ok {
+		before := raw[:min(max(int(at.Offset)-1, 0), len(raw))]
+		line := bytes.Count(before, []byte("\n")) + 1
+		column := utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:]) + 1
+		return nil, usagef("%s is not JSON: line %d, column %d: %s; %s", what, line, column, at.Error(), like)
+	}
+	object, ok := value.(map[string]any)
+	if err != nil || !ok {
+		return nil, usagef("%s is JSON, but no object; %s", what, like)
+	}
+	return object, nil
 }
 
 // printRaw prints JSON as it is, on lines that a person can read.
@@ -413,14 +446,14 @@ func checkInput(a membrane.ActionDetails, input map[string]any) error {
 }
 
 func actionsCreate() *cobra.Command {
-	var asJSON, noWait bool
+	var asJSON, wait bool
 	var connection, name string
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use: "create <description>", Short: "have Membrane make an action", Args: one("what the action is to do, in your words"),
 		Long: `Has Membrane make an action of a connection from what you say it is to do, and waits
 until it is built. Exit code 0 if it can be run then, else 1, with why not.`,
-		Example: "  bridge8x8 actions create \"cancel a scheduled message\"\n  bridge8x8 actions create \"delete a contact\" --no-wait --json",
+		Example: "  bridge8x8 actions create \"cancel a scheduled message\"\n  bridge8x8 actions create \"delete a contact\" --wait=false --json",
 	}
 	cmd.RunE = membraneCommand(func(s *session, args []string) error {
 		intent := strings.TrimSpace(args[0])
@@ -438,7 +471,7 @@ until it is built. Exit code 0 if it can be run then, else 1, with why not.`,
 		if err != nil {
 			return err
 		}
-		if noWait {
+		if !wait {
 			if asJSON {
 				return s.printJSON(a)
 			}
@@ -449,7 +482,7 @@ until it is built. Exit code 0 if it can be run then, else 1, with why not.`,
 	})
 	connectionFlag(cmd, &connection)
 	cmd.Flags().StringVar(&name, "name", "", "name of the action")
-	cmd.Flags().BoolVar(&noWait, "no-wait", false, "end at once; follow it with: bridge8x8 actions wait")
+	cmd.Flags().BoolVar(&wait, "wait", true, "wait until it is built; --wait=false ends at once, and bridge8x8 actions wait goes on")
 	timeoutFlag(cmd, &timeout, 10*time.Minute)
 	jsonFlag(cmd, &asJSON)
 	return cmd
@@ -478,7 +511,8 @@ func actionsWait() *cobra.Command {
 }
 
 func (s *session) waitAction(c membrane.ConnectionDetails, a membrane.ActionDetails, timeout time.Duration, asJSON bool) error {
-	a, err := built(s, "action "+cmp.Or(a.Key, a.ID), timeout, a,
+	name := cmp.Or(a.Key, a.ID)
+	a, err := built(s, "action "+name, "actions wait "+name, timeout, a,
 		func(a membrane.ActionDetails) bool { return a.State == membrane.StateBuilding },
 		func(ctx context.Context, left time.Duration) (membrane.ActionDetails, error) {
 			return s.client.ActionDetails(ctx, c.ID, a.ID, left)

@@ -99,7 +99,7 @@ func connectionAdvice(c membrane.ConnectionDetails) string {
 	case membrane.StateClientAction:
 		what := "a person has to sign in to 8x8 again"
 		if a := c.ClientAction; a != nil {
-			what = cmp.Or(a.Description, what)
+			what = cmp.Or(strings.TrimRight(a.Description, ". "), what)
 			if a.UIURL != "" {
 				again = "open " + a.UIURL + " or " + again
 			}
@@ -140,7 +140,7 @@ func timeoutFlag(cmd *cobra.Command, to *time.Duration, by time.Duration) {
 
 // built reads something again and again, each time as long as the service
 // holds the answer, while it is being built and there is time.
-func built[T any](s *session, what string, timeout time.Duration, now T, building func(T) bool, read func(context.Context, time.Duration) (T, error)) (T, error) {
+func built[T any](s *session, what, waiting string, timeout time.Duration, now T, building func(T) bool, read func(context.Context, time.Duration) (T, error)) (T, error) {
 	if timeout <= 0 {
 		return now, usagef("--timeout %v: must be longer than nothing", timeout)
 	}
@@ -153,7 +153,7 @@ func built[T any](s *session, what string, timeout time.Duration, now T, buildin
 		began := time.Now()
 		next, err := read(ctx, time.Until(deadline))
 		if ctx.Err() != nil && s.ctx.Err() == nil {
-			return now, fmt.Errorf("%s is still being built after %v; wait on, with a longer --timeout", what, timeout)
+			return now, fmt.Errorf("%s is still being built after %v; go on waiting with: bridge8x8 %s", what, timeout, waiting)
 		}
 		if err != nil {
 			return now, err
@@ -171,7 +171,7 @@ func built[T any](s *session, what string, timeout time.Duration, now T, buildin
 }
 
 func (s *session) waitConnection(c membrane.ConnectionDetails, timeout time.Duration, asJSON bool) error {
-	c, err := built(s, "connection "+nameOf(c), timeout, c,
+	c, err := built(s, "connection "+nameOf(c), "connections wait "+nameOf(c), timeout, c,
 		func(c membrane.ConnectionDetails) bool { return c.State == membrane.StateBuilding },
 		func(ctx context.Context, left time.Duration) (membrane.ConnectionDetails, error) {
 			return s.client.ConnectionDetails(ctx, c.ID, left)
@@ -229,7 +229,7 @@ func connectionsTest() *cobra.Command {
 
 type connectFlags struct {
 	connector, connection, key, name string
-	again, noBrowser, noWait, json   bool
+	again, noBrowser, wait, json     bool
 	timeout                          time.Duration
 }
 
@@ -261,7 +261,7 @@ that works is left alone. A further one is made only for a --key that no connect
 	flags.StringVar(&f.name, "name", "", "name of a new connection")
 	flags.BoolVar(&f.again, "again", false, "also if it works")
 	flags.BoolVar(&f.noBrowser, "no-browser", false, "print the address, and open nothing")
-	flags.BoolVar(&f.noWait, "no-wait", false, "end at once, with the address: it is for somebody else")
+	flags.BoolVar(&f.wait, "wait", true, "wait for the person, and until the connection is built; --wait=false ends with the address, for somebody else")
 	timeoutFlag(cmd, &f.timeout, 10*time.Minute)
 	jsonFlag(cmd, &f.json)
 	return cmd
@@ -325,7 +325,7 @@ func (s *session) connect(f connectFlags) error {
 	if err != nil {
 		return err
 	}
-	if f.noWait {
+	if !f.wait {
 		if f.json {
 			return s.printJSON(request)
 		}
@@ -362,7 +362,7 @@ func (s *session) awaitRequest(request membrane.ConnectionRequest, timeout time.
 	for {
 		now, err := s.client.ConnectionRequest(ctx, request.ID)
 		switch {
-		case ctx.Err() != nil && s.ctx.Err() == nil:
+		case ctx.Err() != nil && s.ctx.Err() == nil: // its time is over
 			return request, fmt.Errorf("nobody connected within %v; the address stays good for now, or run bridge8x8 connections connect again", timeout)
 		case err != nil:
 			return request, err

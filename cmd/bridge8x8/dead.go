@@ -128,9 +128,9 @@ letter is gone at once; if its replay fails, that is a new letter. Replayed twic
 or by two people at once, it is sent once.
 
 An event that may have been sent already (outcome_unknown, unledgered), or has
-been (follow_up_failed), may arrive twice. Before such a replay the bridge looks for evidence once more: an outcome
-that became known is published, and nothing is sent. Filters leave these letters
-out unless --include-unknown is given.`,
+been (follow_up_failed), may arrive twice. Before such a replay the bridge looks for
+evidence once more: an outcome that became known is published, and nothing is sent.
+Filters leave these letters out unless --include-unknown is given.`,
 		Example: `  bridge8x8 dead replay 17
   bridge8x8 dead replay --route order-shipped --reason mapping
   bridge8x8 dead replay --all --since 1d --rate 5 --yes`,
@@ -368,6 +368,7 @@ func printLetters(out io.Writer, letters []app.Letter, asJSON bool) error {
 func printJSON(out io.Writer, v any) error {
 	enc := json.NewEncoder(out)
 	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
 }
 

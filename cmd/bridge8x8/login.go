@@ -23,8 +23,9 @@ import (
 
 func newLogin() *cobra.Command {
 	var ask signin.Ask
-	var noBrowser bool
+	var noBrowser, asJSON bool
 	var timeout time.Duration
+	var completeJSON bool
 	cmd := &cobra.Command{
 		Use: "login", Short: "sign in to Membrane", Args: noArgs,
 		Long: `Signs you in to Membrane at MEMBRANE_API_URL: it opens your browser, or prints the
@@ -36,12 +37,13 @@ On a machine without a browser use --no-browser, open the address elsewhere, and
 the code back: bridge8x8 login complete.`,
 		Example: `  bridge8x8 login
   bridge8x8 login --no-browser
+  bridge8x8 login --no-browser --json | jq -r .url
   bridge8x8 login complete 'http://127.0.0.1:34567/callback?code=…'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if timeout <= 0 {
 				return usagef("--timeout %v: must be longer than nothing", timeout)
 			}
-			return login(cmd, ask, noBrowser, timeout)
+			return login(cmd, ask, noBrowser, asJSON, timeout)
 		},
 	}
 	f := cmd.Flags()
@@ -49,18 +51,44 @@ the code back: bridge8x8 login complete.`,
 	f.StringVar(&ask.ClientName, "client-name", "bridge8x8", "`name` that you are shown where you agree")
 	f.BoolVar(&noBrowser, "no-browser", false, "print the address and end; bring the code with: bridge8x8 login complete")
 	f.DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait for you")
-	cmd.AddCommand(&cobra.Command{
+	jsonFlag(cmd, &asJSON)
+	complete := &cobra.Command{
 		Use: "complete <code | address | ->", Short: "end a login that was begun with --no-browser", Args: one("the code, or the address that your browser ended on"),
 		Long: `Ends a login that was begun with --no-browser. Give the code, or the whole address
 that your browser was sent to (the page itself need not open), or - for the standard input.`,
 		Example: `  bridge8x8 login complete 'http://127.0.0.1:34567/callback?code=…&state=…'
   bridge8x8 login complete - < code`,
-		RunE: func(cmd *cobra.Command, args []string) error { return loginComplete(cmd, args[0]) },
-	})
+		RunE: func(cmd *cobra.Command, args []string) error { return loginComplete(cmd, args[0], completeJSON) },
+	}
+	jsonFlag(complete, &completeJSON)
+	cmd.AddCommand(complete)
 	return cmd
 }
 
-func login(cmd *cobra.Command, ask signin.Ask, noBrowser bool, timeout time.Duration) error {
+// loginPage is a sign-in that waits for its code; its JSON is stable.
+type loginPage struct {
+	URL      string `json:"url"`
+	Redirect string `json:"redirect"` // where the browser goes with the code
+	Until    string `json:"until"`
+}
+
+// signedInAs is what login prints; its JSON is stable.
+type signedInAs struct {
+	APIURL       string `json:"apiUrl"`
+	Email        string `json:"email,omitempty"`
+	WorkspaceKey string `json:"workspaceKey,omitempty"`
+	TenantKey    string `json:"tenantKey,omitempty"`
+	ExpiresAt    string `json:"expiresAt,omitempty"`
+	Renews       bool   `json:"renews"`
+}
+
+// signedOut is what logout prints; its JSON is stable.
+type signedOut struct {
+	SignedOut bool `json:"signedOut"` // false: nobody was signed in
+	Revoked   bool `json:"revoked"`   // Membrane knows
+}
+
+func login(cmd *cobra.Command, ask signin.Ask, noBrowser, asJSON bool, timeout time.Duration) error {
 	env, err := environment(slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
@@ -85,6 +113,9 @@ func login(cmd *cobra.Command, ask signin.Ask, noBrowser bool, timeout time.Dura
 		if err := store.SavePending(pending); err != nil {
 			return err
 		}
+		if asJSON {
+			return printJSON(cmd.OutOrStdout(), loginPage{pending.URL, ask.Redirect, stamp(pending.Until)})
+		}
 		cmd.Printf("open this address, in any browser:\n\n  %s\n\n", pending.URL)
 		cmd.Printf("when you have agreed, the browser goes to %s, which need not open;\ncopy that page's address, and run:\n\n  bridge8x8 login complete '<address>'\n", ask.Redirect)
 		return nil
@@ -107,10 +138,10 @@ func login(cmd *cobra.Command, ask signin.Ask, noBrowser bool, timeout time.Dura
 	case err != nil:
 		return err
 	}
-	return signedIn(cmd, server, store, pending, code)
+	return signedIn(cmd, server, store, pending, code, asJSON)
 }
 
-func loginComplete(cmd *cobra.Command, given string) error {
+func loginComplete(cmd *cobra.Command, given string, asJSON bool) error {
 	store, err := signin.UserStore()
 	if err != nil {
 		return err
@@ -133,10 +164,10 @@ func loginComplete(cmd *cobra.Command, given string) error {
 	if err != nil {
 		return err
 	}
-	return signedIn(cmd, signin.Server{APIURL: pending.APIURL, UserAgent: userAgent()}, store, pending, code)
+	return signedIn(cmd, signin.Server{APIURL: pending.APIURL, UserAgent: userAgent()}, store, pending, code, asJSON)
 }
 
-func signedIn(cmd *cobra.Command, server signin.Server, store signin.Store, pending signin.Pending, code config.Secret) error {
+func signedIn(cmd *cobra.Command, server signin.Server, store signin.Store, pending signin.Pending, code config.Secret, asJSON bool) error {
 	c, err := server.Complete(cmd.Context(), pending, code)
 	if err != nil {
 		return err
@@ -147,7 +178,14 @@ func signedIn(cmd *cobra.Command, server signin.Server, store signin.Store, pend
 	if err := store.DeletePending(); err != nil {
 		return err
 	}
-	cmd.Printf("signed in to %s%s\n", c.APIURL, asWhom(c))
+	if asJSON {
+		err = printJSON(cmd.OutOrStdout(), signedInAs{c.APIURL, c.Email, c.WorkspaceKey, c.TenantKey, stamp(c.ExpiresAt), c.RefreshToken != ""})
+		if err != nil {
+			return err
+		}
+	} else {
+		cmd.Printf("signed in to %s%s\n", c.APIURL, asWhom(c))
+	}
 	for _, name := range []string{byToken, byToken + "_FILE", bySecret, bySecret + "_FILE", "MEMBRANE_WORKSPACE_KEY"} {
 		if os.Getenv(name) != "" {
 			cmd.PrintErrf("%s is set, and wins over this sign-in: unset it to use the sign-in\n", name)
@@ -195,7 +233,8 @@ func openBrowser(ctx context.Context, address string) bool {
 }
 
 func newLogout() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	cmd := &cobra.Command{
 		Use: "logout", Short: "forget the sign-in, here and at Membrane", Args: noArgs,
 		Long: `Ends the sign-in of bridge8x8 login at Membrane, and deletes it from this machine.
 What is in the environment stays as it is.`,
@@ -210,6 +249,8 @@ What is in the environment stays as it is.`,
 			}
 			c, err := store.Load()
 			switch {
+			case errors.Is(err, signin.ErrNone) && asJSON:
+				return printJSON(cmd.OutOrStdout(), signedOut{})
 			case errors.Is(err, signin.ErrNone):
 				cmd.Println("you were not signed in")
 				return nil
@@ -223,10 +264,15 @@ What is in the environment stays as it is.`,
 			if err != nil {
 				cmd.PrintErrf("the sign-in is deleted here, but Membrane could not be told: %v\n", err)
 			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), signedOut{SignedOut: true, Revoked: err == nil})
+			}
 			cmd.Println("signed out")
 			return nil
 		},
 	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
 }
 
 // whoami is what it prints; its JSON is stable.

@@ -48,6 +48,10 @@ func TestScripts(t *testing.T) {
 			"control": scriptControl,
 			"route":   scriptRoute,
 			"serve":   scriptServe,
+
+			"promised": scriptPromised,
+			"effects":  scriptEffects,
+			"run-id":   scriptRunID,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

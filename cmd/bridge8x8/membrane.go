@@ -2,12 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -126,11 +127,16 @@ func (s *session) explain(err error) error {
 		case s.ctx.Err() != nil:
 			return errSilent // the person stopped it
 		case f.Kind == bridge.Unknown:
-			return fmt.Errorf("%s: it may have been done all the same; look before you repeat it: bridge8x8 runs list", f.Message)
+			return fmt.Errorf("%s: %s", named(f.Message), doubt("list"))
 		case f.Kind == bridge.Outage && strings.HasPrefix(f.Message, "membrane cannot be reached"):
-			return fmt.Errorf("%s: is MEMBRANE_API_URL %s right?", f.Message, config.MaskURL(s.env.Membrane.APIURL))
+			why := f.Message[strings.LastIndex(f.Message, ": ")+2:]                                                                           // without Go's words for it
+			return fmt.Errorf("Membrane cannot be reached at %s: %s; is MEMBRANE_API_URL right?", config.MaskURL(s.env.Membrane.APIURL), why) //nolint:staticcheck // a name
+		case f.Kind == bridge.Outage && strings.HasSuffix(f.Message, "that is not JSON"):
+			return fmt.Errorf("%s: is MEMBRANE_API_URL %s right? the page of a proxy that wants a sign-in looks like that", named(f.Message), config.MaskURL(s.env.Membrane.APIURL))
+		case f.Kind == bridge.Outage:
+			return fmt.Errorf("%s; try again", named(f.Message))
 		}
-		return errors.New(f.Message)
+		return errors.New(named(f.Message))
 	}
 	r, ok := errors.AsType[*membrane.Refusal](err)
 	if !ok {
@@ -144,9 +150,13 @@ func (s *session) explain(err error) error {
 	case r.Status == 401 && s.by == byLogin:
 		return errors.New("Membrane no longer takes your sign-in; run bridge8x8 login") //nolint:staticcheck // a name
 	case r.Status == 401 && s.by == byToken:
-		return errors.New("Membrane does not take MEMBRANE_TOKEN: it is wrong or has expired; set a new one, or unset it and run bridge8x8 login") //nolint:staticcheck // a name
+		why := "it is wrong, or was revoked"
+		if until := expiry(s.env.Membrane.Token); !until.IsZero() && until.Before(time.Now()) {
+			why = "it expired at " + stamp(until)
+		}
+		return fmt.Errorf("Membrane does not take MEMBRANE_TOKEN: %s; set a new one, or unset it and run bridge8x8 login", why) //nolint:staticcheck // a name
 	case r.Status == 401:
-		return errors.New("Membrane does not take a token signed with MEMBRANE_WORKSPACE_SECRET: check it and MEMBRANE_WORKSPACE_KEY") //nolint:staticcheck // a name
+		return fmt.Errorf("Membrane does not take a token of workspace %q that is signed with MEMBRANE_WORKSPACE_SECRET: check the secret, and MEMBRANE_WORKSPACE_KEY", s.env.Membrane.WorkspaceKey) //nolint:staticcheck // a name
 	case r.Status == 403:
 		return fmt.Errorf("you may not do this%s; ask for a management token, or see bridge8x8 whoami", said)
 	case r.Key == "connection_is_defunct" || r.Key == "access_token_expired":
@@ -155,12 +165,28 @@ func (s *session) explain(err error) error {
 		return fmt.Errorf("too many requests%s; try again in %v", said, r.RetryAfter)
 	case r.Status == 429:
 		return fmt.Errorf("too many requests%s; try again in a moment", said)
+	case r.Type == "" && r.Status/100 == 3:
+		return fmt.Errorf("Membrane, or something before it, answered %d, which leads elsewhere: is MEMBRANE_API_URL %s right?", r.Status, config.MaskURL(s.env.Membrane.APIURL)) //nolint:staticcheck // a name
 	case r.Type == "":
 		return fmt.Errorf("Membrane, or something before it, answered %d; try again later", r.Status) //nolint:staticcheck // a name
+	case r.Status >= 500:
+		return fmt.Errorf("Membrane failed (%d)%s; try again later", r.Status, said) //nolint:staticcheck // a name
+	case r.By8x8:
+		return fmt.Errorf("8x8 refused it: %s", strings.TrimPrefix(r.Message, "8x8 said "))
 	case r.Message != "":
 		return fmt.Errorf("Membrane refused it%s", said) //nolint:staticcheck // a name
 	}
 	return fmt.Errorf("Membrane refused it (%d)", r.Status) //nolint:staticcheck // a name
+}
+
+// named writes the service's name as a name; that of a host stays as it is.
+func named(message string) string { return serviceName.ReplaceAllString(message, "${1}Membrane${2}") }
+
+var serviceName = regexp.MustCompile(`(^| )membrane($|[ '])`)
+
+// doubt is what to do about what may have been done; where is a command of runs.
+func doubt(where string) string {
+	return "it may have been done all the same; look before you repeat it: bridge8x8 runs " + where
 }
 
 func isUnknown(err error) bool {
@@ -201,7 +227,11 @@ func (s *session) noConnection(named string) error {
 	if near := config.Nearest(named, names(all)); near != "" {
 		return fmt.Errorf("there is no connection %q; did you mean %s?", named, near)
 	}
-	return fmt.Errorf("there is no connection %q; see bridge8x8 connections list", named)
+	of := ""
+	if tenant := s.env.Membrane.TenantKey; s.by == bySecret && tenant != "" {
+		of = fmt.Sprintf(" of tenant %q", tenant)
+	}
+	return fmt.Errorf("there is no connection %q%s; see bridge8x8 connections list", named, of)
 }
 
 // names are how connections are best called.
@@ -254,12 +284,7 @@ func (s *session) action(c membrane.ConnectionDetails, named string) (membrane.A
 }
 
 // printJSON prints a value whose fields are stable.
-func (s *session) printJSON(value any) error {
-	enc := json.NewEncoder(s.cmd.OutOrStdout())
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(value)
-}
+func (s *session) printJSON(value any) error { return printJSON(s.cmd.OutOrStdout(), value) }
 
 // printTable prints rows under their headings; an empty cell shows as "-".
 func (s *session) printTable(headings []string, rows [][]string) error {
@@ -359,10 +384,10 @@ func readArgument(cmd *cobra.Command, flag, given string) ([]byte, error) {
 		return b, nil
 	case strings.HasPrefix(given, "@"):
 		b, err := os.ReadFile(given[1:])
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", flag, err)
+		if failed, ok := errors.AsType[*fs.PathError](err); ok {
+			return nil, fmt.Errorf("%s %s cannot be read: %w", flag, given, failed.Err) // its text would name the file again
 		}
-		return b, nil
+		return b, err
 	}
 	return []byte(given), nil
 }

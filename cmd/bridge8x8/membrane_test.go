@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -96,6 +97,10 @@ func scriptDecide(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: decide decision")
 	}
 	found := pageAddress.FindStringSubmatch(ts.ReadFile("stdout"))
+	var page struct{ URL string }
+	if json.Unmarshal([]byte(ts.ReadFile("stdout")), &page) == nil {
+		found = []string{"", page.URL}
+	}
 	if found == nil {
 		ts.Fatalf("no address in %q", ts.ReadFile("stdout"))
 	}
@@ -233,6 +238,37 @@ func scriptControl(ts *testscript.TestScript, neg bool, args []string) {
 		body, _ := io.ReadAll(answer.Body)
 		ts.Fatalf("%s: %s", answer.Status, body)
 	}
+}
+
+// scriptEffects is "effects ACTION N": an action had so many effects at 8x8.
+func scriptEffects(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: effects action number")
+	}
+	answer, err := http.Get(ts.Getenv("SANDBOX") + "/_sandbox/effects")
+	ts.Check(err)
+	defer func() { _ = answer.Body.Close() }()
+	var all struct{ Items []struct{ Action string } }
+	ts.Check(json.NewDecoder(answer.Body).Decode(&all))
+	n := 0
+	for _, e := range all.Items {
+		if e.Action == args[0] {
+			n++
+		}
+	}
+	if strconv.Itoa(n) != args[1] {
+		ts.Fatalf("%d effects of %s, want %s", n, args[0], args[1])
+	}
+}
+
+// scriptRunID is "run-id": it sets RUN to the first run that runs list --json printed.
+func scriptRunID(ts *testscript.TestScript, neg bool, args []string) {
+	var list struct{ Items []struct{ ID string } }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &list))
+	if neg || len(args) > 0 || len(list.Items) == 0 {
+		ts.Fatalf("usage: run-id, after runs list --json")
+	}
+	ts.Setenv("RUN", list.Items[0].ID)
 }
 
 func TestExpiryOfAToken(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 )
 
 func newSandbox() *cobra.Command {
-	var addr, webhook, authorization string
+	var addr, webhook, authorization, runLogs string
 	var latency, build, tokenLife, receipts time.Duration
 	cmd := &cobra.Command{
 		Use: "sandbox", Short: "Membrane and 8x8 pretended over HTTP", Args: noArgs,
@@ -26,7 +26,7 @@ anybody and counts every effect.
              "sandbox-secret" for any tenant; connection key 8x8-sandbox
              or bridge8x8 login, whose page has a button instead of an account
   controls   GET /_sandbox/effects, POST /_sandbox/faults, /_sandbox/inbound, /_sandbox/builds,
-             /_sandbox/connections/{key}, /_sandbox/reset`,
+             /_sandbox/connections/{key}, /_sandbox/run-logs, /_sandbox/reset`,
 		Example: `  bridge8x8 sandbox --addr 127.0.0.1:8070 --webhook http://127.0.0.1:8080/webhooks/8x8
   MEMBRANE_API_URL=http://127.0.0.1:8070 MEMBRANE_TOKEN=pat-sandbox bridge8x8 serve`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -40,7 +40,12 @@ anybody and counts every effect.
 			if err != nil {
 				return err
 			}
-			options := sandbox.Options{WebhookURL: webhook, WebhookAuthorization: authorization, Logger: log, BuildDelay: build, TokenLife: tokenLife, ReceiptDelay: receipts}
+			options := sandbox.Options{
+				WebhookURL: webhook, WebhookAuthorization: authorization, Logger: log, BuildDelay: build, TokenLife: tokenLife, ReceiptDelay: receipts, RunLogs: sandbox.RunLogs(runLogs),
+			}
+			if !options.RunLogs.Valid() {
+				return usagef("--run-logs %q: want on, off, late or hidden", runLogs)
+			}
 			if latency > 0 {
 				options.Latency = func() time.Duration { return latency }
 			}
@@ -61,6 +66,7 @@ anybody and counts every effect.
 	f.DurationVar(&latency, "latency", 0, "how long each run takes")
 	f.DurationVar(&receipts, "receipt-delay", 100*time.Millisecond, "time between two states of a message, and of a log export")
 	f.DurationVar(&build, "build-delay", 100*time.Millisecond, "how long an action or a connection is BUILDING")
+	f.StringVar(&runLogs, "run-logs", "on", "what becomes of run logs: on, off (none is kept), late (2s) or hidden (in no list)")
 	f.DurationVar(&tokenLife, "token-life", time.Hour, "how long an access token of bridge8x8 login is good")
 	return cmd
 }

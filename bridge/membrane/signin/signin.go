@@ -140,7 +140,8 @@ func (s *Server) do(ctx context.Context, method, address string, body io.Reader,
 	if err != nil {
 		at := req.URL.Scheme + "://" + req.URL.Host
 		if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-			return 0, fmt.Errorf("%s cannot be reached: %w", at, op)
+			why := op.Error()
+			return 0, fmt.Errorf("%s cannot be reached: %s; is MEMBRANE_API_URL right?", at, why[strings.LastIndex(why, ": ")+2:])
 		}
 		if ctx.Err() != nil {
 			return 0, fmt.Errorf("%s did not answer in time", at)

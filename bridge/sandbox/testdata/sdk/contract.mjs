@@ -8,20 +8,35 @@ import {
   ActionRunLogRecordApiResponse,
   ActionRunResponse,
   ActRequest,
+  AgentSession,
+  AgentSessionInputSchema,
   BadRequestError,
   ConnectionApiResponse,
+  ConnectionOperationRunResponse,
   ConnectionRequest,
   ConnectionTestResponse,
+  CreateActionRequest,
+  CreateAgentSession,
   CreateConnectionRequestPayload,
+  createPaginationResponseSchema,
   DataSchema,
   ErrorDataSchema,
   FindActionRunLogsQuery,
   FindActionRunLogsResponse,
+  FindConnectionsQuery,
+  FindIntegrationsQuery,
+  GenerateWorkspaceAccessTokenRequest,
+  GenerateWorkspaceAccessTokenResponse,
+  IntegrationApiResponse,
+  ListExternalAppsQuery,
   MembraneClient,
   OAuthTokenResponse,
   TenantSelfResponse,
+  UpdateActionRequest,
+  WorkspaceElementSearchQuery,
+  WorkspaceElementSearchResult,
 } from '@membranehq/sdk'
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash, createHmac, randomBytes } from 'node:crypto'
 
 const apiUri = process.argv[2]
 const connectionKey = '8x8-sandbox'
@@ -461,9 +476,345 @@ await check('actions.create by its specification', async () => {
 await check('an action of no one connection needs a management token', async () => {
   assert.equal((await failure(builder.actions.create({ intent: 'anything' }))).data.key, 'access_denied')
 })
-await check('action.archive', async () => {
+await check('action.patch', async () => {
+  const changed = ActionApiResponse.parse(await builder.action(made.id).patch(UpdateActionRequest.parse({
+    name: 'Cancel', inputSchema: { type: 'object', required: ['umid'], properties: { umid: { type: 'string' } } }, meta: { by: 'us' },
+  })))
+  assert.deepEqual([changed.name, changed.key, changed.meta.by], ['Cancel', made.key, 'us'])
+  assert.match((await failure(builder.post('/act', { id: made.id, input: {} }))).data.message, /umid/)
+})
+await check('action.patch with an intent builds it anew', async () => {
+  assert.equal(ActionApiResponse.parse(await builder.action(made.id).patch({ intent: 'cancel a batch' })).state, 'BUILDING')
+  const ready = ActionApiResponse.parse(await builder.get(`/actions/${made.id}`, { wait: true, timeout: 20 }))
+  assert.deepEqual([ready.state, ready.id], ['READY', made.id])
+})
+await check('action.put puts all of it in the place of what there was', async () => {
+  const put = ActionApiResponse.parse(await builder.action(made.id).put({
+    name: 'Balance', type: 'api-request-to-external-app', config: { request: { method: 'GET', path: '/api/v1/accounts/acme/balance' } },
+    inputSchema: { type: 'object', properties: {} },
+  }))
+  assert.deepEqual([put.name, put.meta, put.config.request.method], ['Balance', undefined, 'GET'])
+  assert.equal(runOf(await builder.action(made.id).run()).output.currency, 'USD')
+})
+await check('a key that another action has', async () => {
+  assert.equal((await failure(builder.action(made.id).patch({ key: 'send-sms' }))).data.key, 'already_exists')
+})
+await check('action.reset', async () => {
+  assert.equal(ActionApiResponse.parse(await builder.action(made.id).reset()).id, made.id)
+})
+await check('an action of the catalog cannot be changed', async () => {
+  for (const call of [(a) => a.patch({ name: 'x' }), (a) => a.put({ name: 'x' }), (a) => a.archive()]) {
+    assert.equal((await failure(call(builder.action('send-sms')))).data.key, 'access_denied')
+  }
+})
+await check('connection level: get, patch, put, reset and setup of an action', async () => {
+  const here = builder.connection(connection.id).action(made.id)
+  assert.equal(ActionApiResponse.parse(await here.patch({ description: 'here' })).description, 'here')
+  for (const answer of [await here.get(), await here.create(), await here.reset(), await here.setup()]) {
+    assert.equal(ActionApiResponse.parse(answer).connectionId, connection.id)
+  }
+})
+await check('an action of another connection is not found at this one', async () => {
+  const other = await builder.connections.create({ connectorKey: '8x8', key: 'elsewhere' })
+  assert.equal((await failure(builder.connection(other.id).action(made.id).patch({ name: 'x' }))).data.key, 'not_found')
+})
+await check('integration level: actions', async () => {
+  const { items } = page(ActionApiResponse)(await pat.integration('8x8').actions.list())
+  assert.ok(items.length >= keys.length)
+  assert.equal(ActionApiResponse.parse(await pat.integration('8x8').action('send-sms').get()).key, 'send-sms')
+})
+await check('integration level: create, patch, put, reset and archive with a management token', async () => {
+  const all = pat.integration('8x8').actions
+  const one = ActionApiResponse.parse(await all.create(CreateActionRequest.parse({
+    key: 'everywhere', name: 'Everywhere', type: 'api-request-to-external-app',
+    config: { request: { method: 'GET', path: '/api/v1/accounts/acme/balance' } },
+  })))
+  assert.equal(one.connectionId, undefined)
+  const it = pat.integration('8x8').action('everywhere')
+  for (const answer of [await it.patch({ name: 'All' }), await it.reset(), await it.put({ name: 'All' })]) {
+    assert.equal(ActionApiResponse.parse(answer).name, 'All')
+  }
+  runOf(await pat.connection(connectionKey).action('everywhere').run())
+  await it.archive()
+  assert.equal((await failure(it.get())).data.key, 'not_found')
+})
+await check('integration level: a tenant may not create', async () => {
+  assert.equal((await failure(builder.integration('8x8').actions.create({ intent: 'x' }))).data.key, 'access_denied')
+})
+await check('clone, dependencies and export of an action', async () => {
+  const copy = ActionApiResponse.parse(await builder.post(`/actions/${made.id}/clone`))
+  assert.notEqual(copy.id, made.id)
+  assert.notEqual(copy.key, made.key)
+  assert.deepEqual(await builder.get(`/actions/${copy.id}/dependencies`), [])
+  assert.equal((await builder.get(`/actions/${copy.id}/export`)).key, copy.key)
+})
+await check('action.archive: no list has it, and nothing runs', async () => {
   await builder.action(made.id).archive()
-  assert.equal((await failure(builder.action(made.id).get())).data.key, 'not_found')
+  assert.ok(ActionApiResponse.parse(await builder.action(made.id).get()).archivedAt)
+  assert.equal((await failure(builder.action(made.key).get())).data.key, 'not_found')
+  assert.equal((await failure(builder.post('/act', { id: made.id }))).data.key, 'not_found')
+  assert.ok(!(await builder.actions.findAll()).some((a) => a.id === made.id))
+  assert.ok((await builder.actions.findAll({ includeArchived: true })).some((a) => a.id === made.id))
+})
+await check('action.restore', async () => {
+  assert.equal(ActionApiResponse.parse(await builder.action(made.id).restore()).archivedAt, undefined)
+  assert.equal(ActionApiResponse.parse(await builder.action({ key: made.key }).get()).id, made.id)
+})
+await check('action by object selector: patch and archive', async () => {
+  const it = builder.action({ key: made.key, integrationKey: '8x8' })
+  assert.equal(ActionApiResponse.parse(await it.patch({ name: 'By key' })).name, 'By key')
+  await it.archive()
+  assert.equal((await failure(it.get())).data.key, 'not_found')
+})
+
+// The agent.
+const session = async (body) => AgentSession.parse(await builder.post('/agent/sessions', CreateAgentSession.parse(body)))
+const waited = async (id) => AgentSession.parse(await builder.get(`/agent/sessions/${id}`, { wait: true, timeout: 20 }))
+let talk
+await check('agent session: busy, and a long poll waits until it is idle', async () => {
+  talk = await session({ prompt: 'look around', agentName: 'membrane', promptAttachments: [{ title: 't', data: 1 }] })
+  assert.equal(talk.state, 'busy')
+  assert.equal(AgentSession.parse(await builder.get(`/agent/sessions/${talk.id}`)).id, talk.id)
+  const done = await waited(talk.id)
+  assert.deepEqual([done.state, done.status], ['idle', 'completed'])
+})
+await check('agent session: a message makes it busy again', async () => {
+  const again = AgentSession.parse(await builder.post(`/agent/sessions/${talk.id}/message`, AgentSessionInputSchema.parse({ input: 'and now?' })))
+  assert.deepEqual([again.state, again.status], ['busy', 'running'])
+  assert.equal((await waited(talk.id)).state, 'idle')
+})
+await check('agent session: patch', async () => {
+  const patched = AgentSession.parse(await builder.patch(`/agent/sessions/${talk.id}`, { title: 'Talk', summary: 'short', output: { a: 1 } }))
+  assert.deepEqual([patched.title, patched.summary, patched.output.a, patched.status], ['Talk', 'short', 1, 'completed'])
+})
+await check('agent session: interrupt', async () => {
+  await control('builds', { state: 'READY', delayMs: 60000 })
+  const long = await session({ prompt: 'take long' })
+  assert.deepEqual(await builder.post(`/agent/sessions/${long.id}/interrupt`), { interrupted: true })
+  assert.deepEqual(await builder.post(`/agent/sessions/${long.id}/interrupt`), { interrupted: false })
+  assert.equal((await waited(long.id)).state, 'idle')
+})
+await check('agent session: stop, and no message after it', async () => {
+  await control('builds', { state: 'READY', delayMs: 60000 })
+  const long = await session({ prompt: 'take long' })
+  const stopped = AgentSession.parse(await builder.patch(`/agent/sessions/${long.id}/stop`))
+  assert.deepEqual([stopped.state, stopped.status, stopped.hasWorker], ['idle', 'cancelled', false])
+  assert.ok((await failure(builder.post(`/agent/sessions/${long.id}/message`, { input: 'x' }))) instanceof BadRequestError)
+})
+await check('agent session: one that fails says why', async () => {
+  await control('builds', { state: 'SETUP_FAILED', message: 'because', delayMs: 0 })
+  const failed = await waited((await session({ prompt: 'fail' })).id)
+  assert.deepEqual([failed.status, failed.error.message], ['failed', 'because'])
+})
+await check('agent session: about a connection, it builds an action', async () => {
+  const about = await session({ prompt: `delete a contact over ${connection.id}`, agentName: 'action-building' })
+  const done = await waited(about.id)
+  assert.equal(done.status, 'completed')
+  const built = ActionApiResponse.parse(await builder.action(done.output.actionId).get())
+  assert.deepEqual([built.state, built.agentSessionId, built.connectionId], ['READY', about.id, connection.id])
+})
+await check('agent sessions: list, filters and pages', async () => {
+  const list = async (q) => createPaginationResponseSchema(AgentSession).parse(await builder.get('/agent/sessions', q))
+  const all = (await list()).items
+  assert.ok(all.length >= 5)
+  assert.ok((await list({ status: 'cancelled' })).items.every((s) => s.status === 'cancelled'))
+  const first = await list({ limit: 2, cursor: '0' })
+  assert.equal((await list({ limit: 2, cursor: first.cursor })).items[0].id, all[2].id)
+  assert.deepEqual((await list({ endDatetime: '2020-01-01T00:00:00Z' })).items, [])
+})
+await check('agent session of another tenant', async () => {
+  assert.equal((await failure(minted('other').get(`/agent/sessions/${talk.id}`))).data.key, 'not_found')
+})
+
+// Search and the catalog.
+const found = createPaginationResponseSchema(WorkspaceElementSearchResult)
+const search = async (q) => found.parse(await pat.get('/search', WorkspaceElementSearchQuery.parse(q)))
+await check('search: the nearest first', async () => {
+  const { items } = await search({ q: 'send a text message' })
+  assert.deepEqual([items[0].elementType, items[0].element.key], ['action', 'send-sms'])
+  ActionApiResponse.parse(items[0].element)
+})
+for (const [elementType, schema] of [['connection', ConnectionApiResponse], ['integration', IntegrationApiResponse], ['connector'], ['app']]) {
+  await check(`search for a ${elementType}`, async () => {
+    const { items } = await search({ q: '8x8', elementType })
+    assert.ok(items.length > 0 && items.every((i) => i.elementType === elementType))
+    schema?.parse(items[0].element)
+  })
+}
+await check('search in pages from cursor 0', async () => {
+  const first = await search({ q: 'contacts sms list', limit: 2, cursor: '0' })
+  assert.equal(first.items.length, 2)
+  const second = await search({ q: 'contacts sms list', limit: 2, cursor: first.cursor })
+  assert.notDeepEqual(first.items, second.items)
+})
+await check('semantic search answers with the array', async () => {
+  const items = await pat.get('/semantic-search', { q: 'account balance', elementType: 'action', limit: 3 })
+  assert.ok(Array.isArray(items) && items.length <= 3)
+  for (const item of items) WorkspaceElementSearchResult.parse(item)
+  assert.equal(items[0].element.key, 'get-account-balance')
+})
+for (const [what, q] of Object.entries({
+  'no words': {}, 'too many': { q: 'x'.repeat(201) }, 'a limit of 101': { q: 'x', limit: 101 }, 'a capital': { q: 'x', elementType: 'Connector' },
+})) {
+  await check(`search refuses ${what}`, async () => {
+    assert.ok(!WorkspaceElementSearchQuery.safeParse(q).success)
+    for (const path of ['/search', '/semantic-search']) assert.ok((await failure(pat.get(path, q))) instanceof BadRequestError)
+  })
+}
+await check('integrations', async () => {
+  const { items } = page(IntegrationApiResponse)(await pat.integrations.find(FindIntegrationsQuery.parse({ search: '8x8', connectors: 1 })))
+  assert.deepEqual([items.length, items[0].key, items[0].connection.key], [1, '8x8', connectionKey])
+  assert.deepEqual(await pat.integrations.findAll({ search: 'zzz' }), [])
+  assert.equal(IntegrationApiResponse.parse(await pat.integration('8x8').get()).id, items[0].id)
+  assert.equal((await failure(pat.integration('other').get())).data.key, 'not_found')
+})
+await check('parameters of an integration need a management token', async () => {
+  IntegrationApiResponse.parse(await pat.patch('/integrations/8x8/parameters', { a: 1 }))
+  assert.equal((await failure(acme.patch('/integrations/8x8/parameters', { a: 1 }))).data.key, 'access_denied')
+})
+await check('external apps', async () => {
+  const list = async (q) => (await pat.get('/external-apps', ListExternalAppsQuery.parse(q))).items
+  assert.equal((await list({ search: '8x8', category: 'communication', isConnected: true })).length, 1)
+  assert.deepEqual(await list({ isConnected: false }), [])
+  assert.equal((await pat.get('/external-apps/8x8')).key, '8x8')
+})
+await check('connection options', async () => {
+  const [option] = await pat.post('/connection-options', { integrationKey: '8x8' })
+  assert.deepEqual([option.key, option.type], ['api-key', 'client-credentials'])
+  DataSchema.parse(option.inputSchema)
+  assert.equal((await failure(pat.post('/connection-options', { connectionId: 'nobody' }))).data.key, 'not_found')
+})
+
+// Tokens and tenants.
+const accessToken = async (client, body) =>
+  GenerateWorkspaceAccessTokenResponse.parse(await client.post('/org-workspaces/sandbox/access-token', GenerateWorkspaceAccessTokenRequest.parse(body))).token
+await check('a token of a tenant, from a management token', async () => {
+  const token = await accessToken(pat, { tenantKey: 'derived', name: 'Derived', fields: { plan: 'gold' } })
+  const self = TenantSelfResponse.parse(await new MembraneClient({ apiUri, token }).self.get())
+  assert.deepEqual([self.internalId, self.name, self.fields.plan], ['derived', 'Derived', 'gold'])
+  assert.equal((await failure(accessToken(new MembraneClient({ apiUri, token }), {}))).data.key, 'access_denied')
+})
+await check('a management token, from a management token', async () => {
+  const token = await accessToken(pat, { isAdmin: true })
+  await accessToken(new MembraneClient({ apiUri, token }), { tenantKey: 'x' })
+})
+const jwt = (claims, alg = 'HS256', secret = 'sandbox-secret') => {
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url')
+  const head = `${part({ alg, typ: 'JWT' })}.${part(claims)}`
+  return `${head}.${createHmac(alg.replace('HS', 'sha'), secret).update(head).digest('base64url')}`
+}
+const who = (token) => new MembraneClient({ apiUri, token }).self.get()
+const soon = Math.floor(Date.now() / 1000) + 600
+for (const alg of ['HS256', 'HS512']) {
+  for (const [dialect, claims] of Object.entries({
+    SDK: { iss: 'sandbox', id: 'both', exp: soon }, docs: { workspaceKey: 'sandbox', tenantKey: 'both', exp: soon },
+    mixed: { workspaceKey: 'sandbox', id: 'both', name: 'B', fields: {}, exp: soon },
+  })) {
+    await check(`a JWT in the ${dialect} dialect, ${alg}`, async () => {
+      assert.equal(TenantSelfResponse.parse(await who(jwt(claims, alg))).internalId, 'both')
+    })
+  }
+}
+for (const [what, token] of Object.entries({
+  'that has expired': jwt({ iss: 'sandbox', id: 'x', exp: soon - 1200 }), 'of another workspace': jwt({ iss: 'else', id: 'x', exp: soon }),
+  'of no workspace': jwt({ id: 'x', exp: soon }), 'with HS384': jwt({ iss: 'sandbox', exp: soon }, 'HS384'),
+  'signed with another secret': jwt({ iss: 'sandbox', exp: soon }, 'HS256', 'else'),
+})) {
+  await check(`a JWT ${what}`, async () => {
+    assert.equal((await failure(who(token))).data.key, 'not_authenticated')
+  })
+}
+await check('self.patch', async () => {
+  const patched = TenantSelfResponse.parse(await minted('patched').self.patch({ name: 'Patched', fields: { a: 1 }, credentials: { k: 's' } }))
+  assert.deepEqual([patched.name, patched.fields.a, patched.credentials], ['Patched', 1, undefined])
+})
+
+// Connections, once more.
+await check('connection.put', async () => {
+  const put = ConnectionApiResponse.parse(await owner.connection(second).put({ name: 'Put', key: 'put', meta: { a: 1 } }))
+  assert.deepEqual([put.name, put.key, put.meta.a], ['Put', 'put', 1])
+  assert.equal(ConnectionApiResponse.parse(await owner.connection(second).patch({ key: null })).key, undefined)
+})
+await check('connection: archive, restore', async () => {
+  await owner.connection(second).archive()
+  assert.equal(ConnectionApiResponse.parse(await owner.post(`/connections/${second}/restore`)).archivedAt, undefined)
+})
+await check('connection: refresh, logs and reconnect', async () => {
+  assert.equal(ConnectionApiResponse.parse(await owner.post(`/connections/${second}/refresh`)).id, second)
+  assert.deepEqual(await owner.get(`/connections/${second}/logs`), [])
+  await owner.post(`/connections/${second}/disconnect`)
+  assert.equal(ConnectionApiResponse.parse(await owner.post(`/connections/${second}/reconnect`)).clientAction.type, 'connect')
+})
+await check('connections.find in pages from cursor 0', async () => {
+  const first = FindConnectionsQuery.parse({ limit: 1, cursor: '0' }) && (await owner.connections.find({ limit: 1, cursor: '0' }))
+  assert.equal(first.items.length, 1)
+  page(ConnectionApiResponse)(await owner.connections.find({ limit: 1, cursor: first.cursor }))
+})
+
+// Run logs: late, in no list, none at all, and listed twice.
+const quiet = minted('logs')
+const runs = async () => FindActionRunLogsResponse.parse(await quiet.get('/action-run-logs')).items.map((r) => r.id)
+const logged = async (mode) => {
+  await control('run-logs', { mode })
+  const { actionRunId } = runOf(await quiet.post('/act', { key: 'list-groups' }))
+  await control('run-logs', { mode: 'on' })
+  return actionRunId
+}
+await check('run logs that are hidden', async () => {
+  const id = await logged('hidden')
+  assert.ok(!(await runs()).includes(id))
+  ActionRunLogRecordApiResponse.parse(await quiet.get(`/action-run-logs/${id}`))
+})
+for (const mode of ['off', 'late']) {
+  await check(`run logs that are ${mode}`, async () => {
+    const id = await logged(mode)
+    assert.ok(!(await runs()).includes(id))
+    assert.equal((await failure(quiet.get(`/action-run-logs/${id}`))).data.key, 'not_found')
+  })
+}
+await check('a run log that is listed twice', async () => {
+  await control('faults', { kind: 'duplicate-log', match: 'twice' })
+  const { actionRunId } = runOf(await quiet.post('/act', { key: 'list-groups', meta: { eventId: 'twice' } }))
+  assert.equal((await runs()).filter((id) => id === actionRunId).length, 2)
+})
+
+// What the SDK calls operations and instances.
+await check('connection.operation', async () => {
+  const spec = await pat.connection(connectionKey).operation('get-account-balance').get()
+  DataSchema.parse(spec.inputSchema)
+  const { output } = ConnectionOperationRunResponse.parse(await pat.connection(connectionKey).operation('get-account-balance').run({ input: {} }))
+  assert.equal(output.currency, 'USD')
+  const error = await failure(pat.connection(connectionKey).operation('send-sms').run({ input: sms('x', '12') }))
+  assert.equal(error.data.causedByError.data.response.data.code, 1002)
+  assert.equal((await failure(pat.connection(connectionKey).operation('nothing').get())).data.key, 'not_found')
+})
+await check('actionInstance.run', async () => {
+  const id = listed.find((a) => a.key === 'send-sms').id
+  assert.equal(runOf(await pat.actionInstance(id).run(sms('by instance'))).output.status.code, 'QUEUED')
+})
+
+// More of 8x8's API, through the proxy.
+const vendor = builder.connection(connectionKey).proxy
+const sub = '/api/v1/subaccounts/acme_hq/messages'
+await check('proxy: a scheduled message is cancelled', async () => {
+  const { umid } = await vendor.post(sub, { ...sms('later'), scheduled: new Date(Date.now() + 3600_000).toISOString() })
+  assert.deepEqual(await vendor.delete(`${sub}/${umid}`), { cancelledCount: 1 })
+  assert.deepEqual(await vendor.delete(`${sub}/${umid}`), { cancelledCount: 0 })
+})
+await check('proxy: an export is cancelled', async () => {
+  const { jobId } = await vendor.post(`${sub}/exports`, {})
+  assert.equal(await vendor.delete(`${sub}/exports/${jobId}`), '')
+  assert.deepEqual(await vendor.get(`${sub}/exports/${jobId}`), { status: 'cancelled' })
+})
+await check('proxy: a group is made, once', async () => {
+  assert.equal((await vendor.post('/api/v1/accounts/acme/groups', { name: 'gold' })).contacts, 0)
+  await assert.rejects(vendor.post('/api/v1/accounts/acme/groups', { name: 'gold' }), (e) => e.response.data.code === 5003)
+})
+await check('proxy: a sub-account of somebody else', async () => {
+  await assert.rejects(vendor.post('/api/v1/subaccounts/foreign_hq/messages', sms('x')), (e) => e.response.data.code === 1001)
+})
+await check('connection.request', async () => {
+  assert.equal((await builder.connection(connection.id).request(sub, sms('by request'))).status.code, 'QUEUED')
 })
 
 // The proxy.
