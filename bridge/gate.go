@@ -73,18 +73,23 @@ type line struct {
 	here int // told to come then
 }
 
-const lineMost = 128 // of all lines together that come in each gateRetry
+// How many come in each gateRetry, of one line and of all together: 64 and 512 in
+// a second, each of which costs half of what an event costs that is sent.
+const (
+	lineMost  = 16
+	linesMost = 128
+)
 
 // next is when to come again, not sooner than after so long; of is how many lines there are.
 func (l *line) next(now time.Time, soonest time.Duration, of int) time.Duration {
-	at, step := now.Add(soonest), gateRetry*time.Duration(1+of/lineMost)
+	at, step := now.Add(soonest), gateRetry*time.Duration(1+of/linesMost)
 	switch {
 	case !at.Before(l.at.Add(step)):
 		l.at, l.here = at, 0
 	case at.Before(l.at):
 		at = l.at
 	}
-	if l.here++; l.here >= max(1, lineMost/max(1, of)) {
+	if l.here++; l.here >= max(1, min(lineMost, linesMost/max(1, of))) {
 		l.at, l.here = l.at.Add(step), 0
 	}
 	return at.Sub(now)

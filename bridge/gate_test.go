@@ -330,7 +330,7 @@ func TestGateLine(t *testing.T) {
 		}
 		for at, n := range come {
 			// Each gate may begin with one, whatever the others do.
-			if n > max(lineMost, gates) {
+			if n > max(min(linesMost, gates*lineMost), gates) {
 				t.Errorf("%d gates: %d come between %v and %v", gates, n, at*gateRetry, (at+1)*gateRetry)
 			}
 		}
