@@ -134,9 +134,9 @@ func (g *gates) enter(f Frozen) (pass, *shut) {
 		switch {
 		case one == nil:
 		case one.closed:
-			return p, &shut{why: one.why, delay: one.line.next(now, max(one.until.Sub(now), gateRetry), len(g.all))}
+			return p, g.sendAway(f, one, max(one.until.Sub(now), gateRetry))
 		case one.trial:
-			return p, &shut{why: one.why, delay: one.line.next(now, gateRetry, len(g.all))}
+			return p, g.sendAway(f, one, gateRetry)
 		}
 	}
 	for _, one := range two {
@@ -145,6 +145,16 @@ func (g *gates) enter(f Frozen) (pass, *shut) {
 		}
 	}
 	return p, nil
+}
+
+// sendAway says when to come again. Those of a tenant stand in line; what waits for a
+// connection that has only one keeps nobody from anything, and is wanted at once when
+// its gate opens.
+func (g *gates) sendAway(f Frozen, one *gate, delay time.Duration) *shut {
+	if f.Tenant != "" {
+		delay = one.line.next(g.now(), delay, len(g.all))
+	}
+	return &shut{why: one.why, delay: delay}
 }
 
 // leave returns the pass. ran is false if no request was made; f is how the
