@@ -4,7 +4,7 @@ FUZZTIME ?= 10s
 VERSION ?= v0.0.0-snapshot
 
 .DEFAULT_GOAL := help
-.PHONY: help build test chaos lint ci fuzz bench deploy release clean
+.PHONY: help build test chaos receipts lint ci fuzz bench deploy release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ test: ## Run every test, with the race detector
 
 chaos: ## Kill bridges, servers and leaders for about ten minutes (the tests do it for one)
 	BRIDGE_CHAOS=long go test -count=1 -v -parallel 1 -timeout 60m ./bridge/chaos
+
+receipts: ## 2,000 messages' receipts across a restart, and NATS away for 100 s of 8x8's repeats
+	BRIDGE_CHAOS=long go test -count=1 -v -timeout 20m -run '^(TestReceiptsAcrossARestart|TestNATSAwayWhile8x8Repeats)$$' ./bridge/app
 
 lint: ## Check format, vet and lint (golangci-lint comes with make ci)
 	@.ci/run lint

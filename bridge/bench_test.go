@@ -30,7 +30,12 @@ func (*easy) Get(context.Context, bridge.Key) (bridge.Entry, error) {
 	return bridge.Entry{}, bridge.ErrNotFound
 }
 func (*easy) Event(context.Context, string) ([]bridge.Entry, error) { return nil, nil }
-func (*easy) Batch(context.Context, string, bridge.Key) error       { return nil }
+func (*easy) Note(context.Context, string) ([]byte, uint64, error)  { return nil, 0, nil }
+func (*easy) PutNote(context.Context, string, []byte, uint64, time.Duration) (uint64, error) {
+	return 1, nil
+}
+func (*easy) Hide(_ context.Context, text string) (string, error) { return text, nil }
+func (*easy) Batch(context.Context, string, bridge.Key) error     { return nil }
 func (*easy) Mark(context.Context, string, bridge.Mark, uint64) (uint64, error) {
 	return 1, nil
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/bridge8x8/bridge8x8/handlers/catalog"
 )
 
 // Gates hold runs back while a connection or a route cannot do any good (rules
@@ -99,7 +101,11 @@ func (l *line) next(now time.Time, soonest time.Duration, of int) time.Duration 
 type pass struct {
 	g     *gates
 	f     Frozen
+	route string // whose gate is asked beside the connection's
 	trial bool
+	// poll says that an outage shuts the route's gate alone: 8x8 bounds some reads far
+	// below what it takes otherwise.
+	poll bool
 }
 
 // shut says why a run is held back, and when it is worth asking again.
@@ -112,14 +118,22 @@ func connectionKey(f Frozen) gateKey {
 	return gateKey{name: f.Connection + "\x00" + f.ConnID + "\x00" + f.ConnKey, tenant: f.Tenant}
 }
 
-func routeKey(f Frozen) gateKey {
-	k := connectionKey(f)
-	k.route = f.Route
+// of is the key of one route, or of what polls for one, at the same place.
+func (k gateKey) of(route string) gateKey {
+	k.route = route
 	return k
 }
 
 func (g *gates) enter(f Frozen) (pass, *shut) {
-	p := pass{g: g, f: f}
+	return g.admit(pass{g: g, f: f, route: f.Route})
+}
+
+// enterPoll is enter for a poll of a follow-up.
+func (g *gates) enterPoll(f Frozen, a *catalog.Action) (pass, *shut) {
+	return g.admit(pass{g: g, f: f, route: pollKey(f, a).route, poll: true})
+}
+
+func (g *gates) admit(p pass) (pass, *shut) {
 	g.mu.RLock()
 	quiet := len(g.all) == 0
 	g.mu.RUnlock()
@@ -128,15 +142,15 @@ func (g *gates) enter(f Frozen) (pass, *shut) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := g.now()
-	two := [2]*gate{g.all[routeKey(f)], g.all[connectionKey(f)]}
+	now, connection := g.now(), connectionKey(p.f)
+	two := [2]*gate{g.all[connection.of(p.route)], g.all[connection]}
 	for _, one := range two {
 		switch {
 		case one == nil:
 		case one.closed:
-			return p, g.sendAway(f, one, max(one.until.Sub(now), gateRetry))
+			return p, g.sendAway(p.f, one, max(one.until.Sub(now), gateRetry))
 		case one.trial:
-			return p, g.sendAway(f, one, gateRetry)
+			return p, g.sendAway(p.f, one, gateRetry)
 		}
 	}
 	for _, one := range two {
@@ -171,7 +185,8 @@ func (p pass) leave(ran bool, f *Failure) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	connection, route := connectionKey(p.f), routeKey(p.f)
+	connection := connectionKey(p.f)
+	route := connection.of(p.route)
 	if p.trial {
 		for _, k := range []gateKey{connection, route} {
 			if one := g.all[k]; one != nil {
@@ -188,9 +203,9 @@ func (p pass) leave(ran bool, f *Failure) {
 		if one := g.all[route]; one != nil && !one.closed {
 			delete(g.all, route)
 		}
-	case f.Kind == Outage:
+	case f.Kind == Outage && !p.poll:
 		g.close(connection, p.f.Place(), f)
-	case f.Kind == Blocked:
+	case f.Kind == Outage, f.Kind == Blocked:
 		g.close(route, p.f.Place(), f)
 	default:
 		one := g.at(connection, p.f.Place())

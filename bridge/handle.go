@@ -107,6 +107,8 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 			return b.finish(ctx, e, p)
 		case p.rec.State == Running:
 			return fate{kind: inDoubt}
+		case p.rec.State == Following:
+			return b.follow(ctx, e, p)
 		case p.rec.NotBefore.After(b.Now()):
 			return fate{kind: waits, delay: p.rec.NotBefore.Sub(b.Now())}
 		}
@@ -134,6 +136,18 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 		input, err := b.input(p)
 		if err != nil {
 			return b.conclude(ctx, e, p, p.failed(inputReason(err), err.Error(), nil))
+		}
+
+		// a route's at_most, counted when its event is first met
+		if p.handler.AtMost != nil && p.rec.State == "" && p.replay == 0 {
+			ok, err := b.within(ctx, p)
+			if err != nil {
+				b.Observer.Trouble("cannot count what at_most allows", "route", p.route, "error", err)
+				return fate{kind: again, delay: troubleDelay}
+			}
+			if !ok {
+				return b.conclude(ctx, e, p, p.failed(ReasonOverLimit, p.handler.AtMost.String(), nil))
+			}
 		}
 
 		// gate (R9), and a slot among the runs in flight
@@ -233,11 +247,7 @@ func (b *Bridge) settle(ctx context.Context, e *occurrence, pairs []*pair, fates
 		case ended:
 		case waits, inDoubt:
 			p := pairs[i]
-			connection := "" // of a route that has gone; a connection of old may have nobody who takes what waits for it
-			if p.handler != nil {
-				connection = p.handler.Connection
-			}
-			if err := b.Outbox.SetAside(ctx, d, Pair{Route: p.route, Replay: p.replay}, p.key, connection); err != nil {
+			if err := b.Outbox.SetAside(ctx, d, Pair{Route: p.route, Replay: p.replay}, p.key, p.waitsFor()); err != nil {
 				b.Observer.Trouble("cannot set a pair aside", "route", p.route, "error", err)
 				back, delay = true, max(delay, troubleDelay)
 			}
@@ -324,7 +334,8 @@ type pair struct {
 	storedAt time.Time
 	e        *occurrence
 	placeErr error
-	made     *made // its input, if that was made beforehand
+	made     *made  // its input, if that was made beforehand
+	per      string // what the route's at_most counts by, made with the input
 }
 
 // known finds what the ledger already knows of an event: the routes that
@@ -472,7 +483,11 @@ func (p *pair) input() (map[string]any, error) {
 	if p.placeErr != nil {
 		return nil, p.placeErr
 	}
-	return p.handler.Input(p.e.view())
+	input, err := p.handler.Input(p.e.view())
+	if err == nil && p.handler.AtMost != nil {
+		p.per, err = p.handler.AtMost.By(p.e.view())
+	}
+	return input, err
 }
 
 // refer puts our reference into the input (R3, R15), and counts its texts'
@@ -481,6 +496,9 @@ func (p *pair) input() (map[string]any, error) {
 // and the ledger notes what that stands for.
 func (b *Bridge) refer(ctx context.Context, p *pair, input map[string]any) *catalog.SMS {
 	a := p.handler.Action
+	if p.handler.Replies {
+		b.noteRecipient(ctx, p, input)
+	}
 	reference := Reference(p.key, p.rec.Try)
 	switch a.Reference {
 	case catalog.ClientMessageID:
@@ -550,14 +568,18 @@ func (f *Failure) last() *Failure {
 
 // verdict reads a reply: a 200 is a success only if the action's check says so (R8).
 func (p *pair) verdict(reply Reply, err error) *Failure {
+	return verdictOf(p.handler.Action, reply, err)
+}
+
+func verdictOf(a *catalog.Action, reply Reply, err error) *Failure {
 	if err != nil {
 		f := AsFailure(err)
-		if f.Kind == Unknown && p.handler.Action.Safe {
+		if f.Kind == Unknown && a.Safe {
 			f.Kind, f.Reason = Temporary, "" // repeating it is harmless, so doubt is not a problem
 		}
 		return f
 	}
-	return check(p.handler.Action, reply)
+	return check(a, reply)
 }
 
 func check(a *catalog.Action, reply Reply) *Failure {
@@ -607,7 +629,7 @@ func kindName(f *Failure) string {
 func (p *pair) base() Record {
 	was := &p.rec
 	r := Record{
-		Version: recordVersion, Content: p.e.content, Cause: p.e.cause, Route: p.route, Replay: p.replay, Routes: p.routes,
+		Version: plainVersion, Content: p.e.content, Cause: p.e.cause, Route: p.route, Replay: p.replay, Routes: p.routes,
 		Try: was.Try, Attempts: was.Attempts, ClaimedAt: was.ClaimedAt, NotBefore: was.NotBefore, Why: was.Why, Unclear: was.Unclear,
 	}
 	if i := slices.IndexFunc(r.Routes, func(f Frozen) bool { return f.Route == p.route }); i < 0 {
@@ -639,7 +661,7 @@ func (p *pair) succeeded(reply Reply, took time.Duration, sms *catalog.SMS) Reco
 	r := p.base()
 	r.State, r.RunID, r.DurationMs, r.SMS = Succeeded, reply.RunID, took.Milliseconds(), sms
 	r.Output, r.OutputTruncated = cut(reply.Output)
-	return r
+	return p.begun(r)
 }
 
 // cut keeps an output that fits and replaces one that does not: half a JSON

@@ -27,17 +27,22 @@ const (
 	ReasonNotReady          Reason = "not_ready"          // the connection or action needs a person
 	ReasonFollowUpFailed    Reason = "follow_up_failed"   // what had to be awaited did not come about
 	ReasonDiscarded         Reason = "discarded"          // a person gave up on it
+	ReasonOverLimit         Reason = "over_limit"         // the route's at_most is used up
 )
 
 // WhyBusy is why a pair was set aside that waits for its connection's other
 // runs (rule R10). No outcome has it.
 const WhyBusy Reason = "busy"
 
+// WhyFollowing is why a pair was set aside whose action has run, and which waits
+// for what is to come of it. No outcome has it.
+const WhyFollowing Reason = "following"
+
 // Reasons is every reason, in the order of the list above.
 var Reasons = []Reason{
 	ReasonMalformed, ReasonIDReused, ReasonMapping, ReasonInvalidInput, ReasonRejected, ReasonExpired,
 	ReasonAttemptsExhausted, ReasonOutcomeUnknown, ReasonRouteRemoved, ReasonUnledgered, ReasonUnauthorized,
-	ReasonActionMissing, ReasonNotReady, ReasonFollowUpFailed, ReasonDiscarded,
+	ReasonActionMissing, ReasonNotReady, ReasonFollowUpFailed, ReasonDiscarded, ReasonOverLimit,
 }
 
 // Kind says what a failed run means for its event.

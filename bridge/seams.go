@@ -22,7 +22,8 @@ type Ledger interface {
 	Event(ctx context.Context, eventHash string) ([]Entry, error)
 	// Batch notes which key a batch reference stands for; see BatchReference.
 	Batch(ctx context.Context, ref string, key Key) error
-	// NoteReceipt stores a receipt of a record's try beside the record; one that is there stays (rule R15).
+	// NoteReceipt stores a receipt of a record's try beside the record; one that is
+	// there stays, unless the new one says more: see Receipt.After (rule R15).
 	NoteReceipt(ctx context.Context, key Key, try string, r Receipt) error
 	// ReceiptOf reads the receipt of a try. Error: ErrNotFound.
 	ReceiptOf(ctx context.Context, key Key, try string) (Receipt, error)
@@ -40,6 +41,15 @@ type Ledger interface {
 	Mark(ctx context.Context, id string, m Mark, rev uint64) (uint64, error)
 	// Marked reads the newest mark and its revision; none is a Mark without Times.
 	Marked(ctx context.Context, id string) (Mark, uint64, error)
+	// Note reads what is remembered under a name, and its revision; nothing is revision 0.
+	// A name begins with a word and goes on in the alphabet of keys.
+	Note(ctx context.Context, name string) (body []byte, rev uint64, err error)
+	// PutNote remembers it for as long as ttl (0: for the ledger's retention), if the newest
+	// revision is still rev. Errors are Put's.
+	PutNote(ctx context.Context, name string, body []byte, rev uint64, ttl time.Duration) (uint64, error)
+	// Hide makes a part of a name of a text that must not show in one, such as a phone
+	// number: the same for the same text and ledger.
+	Hide(ctx context.Context, text string) (string, error)
 	// Now is the server's time, the one by which StoredAt was stamped (rule R5).
 	Now(ctx context.Context) (time.Time, error)
 	// Usable says why nothing may be claimed right now, or nil (rule R13).

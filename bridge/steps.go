@@ -148,8 +148,11 @@ func (b *Bridge) fromRecord(ctx context.Context, e *occurrence, p *pair) fate {
 func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Record) fate {
 	try, wasRunning, wasUnknown := p.rec.Try, p.rec.State == Running, p.rec.State == UnknownSt
 	rec.ConcludedAt = b.Now().UTC()
+	if rec.State == Following {
+		rec.NotBefore = rec.ConcludedAt.Add(p.handler.Then.Initial)
+	}
 	for {
-		rec.Overturned = p.rec.State == UnknownSt
+		rec.Overturned = p.rec.State == UnknownSt || p.rec.State == Following && p.rec.Overturned
 		before := p.rev
 		rev, err := b.Ledger.Put(ctx, p.key, &rec, before)
 		if err == nil {
@@ -171,7 +174,7 @@ func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Recor
 		case ours && p.rec.State == Running: // a write of ours that was stored late: once more
 		case ours && p.rec.State == UnknownSt && rec.State != UnknownSt: // R6
 		case wasUnknown && p.rec.State == UnknownSt && p.rec.Try == try: // it was only marked as published (R6)
-		case ours && p.rec.State == Waiting && rec.State.Final(): // R6: given up for a repetition that nobody has begun (R17)
+		case ours && p.rec.State == Waiting && rec.happened(): // R6: given up for a repetition that nobody has begun (R17)
 		case wasRunning && p.rec.State == "": // the ledger was lost; what we know of the run is not
 		default:
 			return b.fromRecord(ctx, e, p)
@@ -186,6 +189,13 @@ func (b *Bridge) concluded(ctx context.Context, e *occurrence, p *pair) fate {
 		if f, ok := b.byReceipt(ctx, e, p); ok {
 			return f
 		}
+	}
+	if p.rec.State == Following {
+		b.Observer.Waits(p.routeName(), WhyFollowing)
+		if err := b.noteSent(ctx, p); err != nil { // the end of it notes it once more
+			b.Observer.Trouble("what 8x8 says of it meanwhile will not be tied to its event", "route", p.route, "error", err)
+		}
+		return b.follow(ctx, e, p)
 	}
 	b.Observer.Ended(p.routeName(), p.action(), p.rec.State, p.rec.Reason, b.Now().Sub(e.d.Stored))
 	f := b.publish(ctx, e, p)
@@ -237,7 +247,9 @@ func (b *Bridge) publish(ctx context.Context, e *occurrence, p *pair) fate {
 	var err error
 	switch p.rec.State {
 	case Succeeded:
-		err = b.Outbox.Result(ctx, b.result(p))
+		if err = b.noteSent(ctx, p); err == nil {
+			err = b.Outbox.Result(ctx, b.result(p))
+		}
 	case Failed:
 		if p.rec.Reason == ReasonDiscarded || e.recalled { // a person gave up on it, or has its letter already
 			err = b.Outbox.Result(ctx, b.result(p))

@@ -34,6 +34,7 @@ type world struct {
 	pending int // messages that are not acknowledged
 
 	marks map[string]marked
+	notes map[string]note
 
 	effects map[Key]int
 	logs    []shownLog
@@ -73,7 +74,7 @@ type message struct {
 func newWorld(t *testing.T) *world {
 	return &world{
 		t: t, records: map[Key]Entry{}, results: map[string][]State{}, dead: map[string]letter{}, aside: map[Key]*message{},
-		marks: map[string]marked{}, queue: make(chan *message, 10_000), effects: map[Key]int{},
+		marks: map[string]marked{}, notes: map[string]note{}, queue: make(chan *message, 10_000), effects: map[Key]int{},
 		receipts: map[string]Receipt{}, unknowns: map[Key]bool{}, turns: map[string]time.Time{},
 	}
 }
@@ -252,6 +253,57 @@ func (s *seams) Marked(_ context.Context, id string) (Mark, uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.marks[id].mark, s.marks[id].rev, nil
+}
+
+func (s *seams) Note(_ context.Context, name string) ([]byte, uint64, error) {
+	if s.note != nil {
+		if err := s.note(); err != nil {
+			return nil, 0, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.noteNow(name)
+	return n.body, n.rev, nil
+}
+
+func (s *seams) PutNote(_ context.Context, name string, body []byte, rev uint64, ttl time.Duration) (uint64, error) {
+	if s.note != nil {
+		if err := s.note(); err != nil {
+			return 0, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.noteNow(name).rev != rev {
+		return 0, ErrConflict
+	}
+	s.seq++
+	n := note{body: body, rev: s.seq}
+	if ttl > 0 {
+		n.until = time.Now().Add(ttl)
+	}
+	s.notes[name] = n
+	return s.seq, nil
+}
+
+// noteNow is a note unless its time has run out. w.mu is held.
+func (w *world) noteNow(name string) note {
+	if n := w.notes[name]; n.until.IsZero() || n.until.After(time.Now()) {
+		return n
+	}
+	return note{}
+}
+
+func (s *seams) Hide(_ context.Context, text string) (string, error) {
+	return hash("hidden", text), nil
+}
+
+// note is something remembered beside the records.
+type note struct {
+	body  []byte
+	rev   uint64
+	until time.Time
 }
 
 func (s *seams) Batch(context.Context, string, Key) error { return nil }

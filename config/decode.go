@@ -182,7 +182,7 @@ func (d *decoder) route(v Value, at string) {
 	if name, ok := v.at("name").Scalar.(string); ok && entryName.MatchString(name) {
 		at = fmt.Sprintf("route %q", name)
 	}
-	o := d.object(v, at, "name", "formerly", "on", "filters", "run", "connection", "input", "ttl", "retry", "on_unknown", "proxy_forwards", "tests")
+	o := d.object(v, at, "name", "formerly", "on", "filters", "run", "connection", "input", "ttl", "retry", "on_unknown", "proxy_forwards", "replies", "at_most", "then", "tests")
 	if v.Kind != KindMap {
 		return
 	}
@@ -215,18 +215,11 @@ func (d *decoder) route(v Value, at string) {
 		d.fail(v.Pos, "missing-on", `say which events it is for with "on" or "filters"; on: "*" takes every event`, `%s has neither "on" nor "filters"`, at)
 	}
 
-	d.run(&r, o)
+	d.run(o, &r.RunKey, &r.RunID, &r.RunPos)
 	if name, ok := d.text(o, "connection"); ok {
 		r.Connection, r.ConnectionPos = name, o.pos("connection")
 	}
-	r.Input = Value{Pos: v.Pos, Kind: KindMap}
-	if input, ok := o.get("input"); ok {
-		if input.Kind != KindMap {
-			d.fail(input.Pos, "wrong-type", "write the action's fields, one a line", `"input" must be a mapping, not %s`, input.what())
-		} else {
-			r.Input = input
-		}
-	}
+	r.Input = d.input(o)
 	r.TTL = d.duration(o, "ttl", 0)
 	d.retry(&r.Retry, o)
 	if r.TTL > 0 && r.Retry.Max > r.TTL && v.at("retry", "backoff", "max").Kind != KindNone {
@@ -242,6 +235,11 @@ func (d *decoder) route(v Value, at string) {
 		}
 	}
 	r.ProxyForwards = d.boolean(o, "proxy_forwards")
+	if o.has("replies") {
+		r.Replies, r.RepliesPos = d.boolean(o, "replies"), o.pos("replies")
+	}
+	d.atMost(&r.AtMost, o)
+	r.Then = d.then(o)
 	for i, test := range d.items(o, "tests") {
 		d.test(&r, test, fmt.Sprintf("tests[%d]", i))
 	}
@@ -249,27 +247,84 @@ func (d *decoder) route(v Value, at string) {
 }
 
 // run is an action's key, or a mapping with its key or id.
-func (d *decoder) run(r *Route, o object) {
+func (d *decoder) run(o object, key, id *string, pos *Pos) {
 	v, ok := d.required(o, "run")
 	if !ok {
 		return
 	}
-	r.RunPos = v.Pos
+	*pos = v.Pos
 	if v.Kind != KindMap {
-		r.RunKey, _ = d.text(o, "run")
+		*key, _ = d.text(o, "run")
 	} else {
 		run := d.object(v, "run", "id", "key")
-		r.RunID, _ = d.text(run, "id")
-		r.RunKey, _ = d.text(run, "key")
+		*id, _ = d.text(run, "id")
+		*key, _ = d.text(run, "key")
 		if !d.exactlyOne(run, "run", "key", "id") {
 			return
 		}
 	}
-	if name := r.RunKey + r.RunID; strings.ContainsFunc(name, unicode.IsSpace) {
+	if name := *key + *id; strings.ContainsFunc(name, unicode.IsSpace) {
 		d.fail(v.Pos, "bad-name", "", "%q cannot be the name of an action", name)
 	} else if s, isText := v.Scalar.(string); isText && s == "" {
 		d.fail(v.Pos, "bad-name", "name an action, such as send-sms", `"run" must not be empty`)
 	}
+}
+
+// input is a mapping, empty if there is none.
+func (d *decoder) input(o object) Value {
+	input, ok := o.get("input")
+	switch {
+	case !ok:
+	case input.Kind != KindMap:
+		d.fail(input.Pos, "wrong-type", "write the action's fields, one a line", `"input" must be a mapping, not %s`, input.what())
+	default:
+		return input
+	}
+	return Value{Pos: o.Pos, Kind: KindMap}
+}
+
+// The pauses between two polls of a follow-up, and how long it may take.
+// Receipts come for 48 hours (source: 8x8's delivery receipts for outbound SMS).
+const (
+	defaultPollInitial     = 5 * time.Second
+	defaultPollMax         = time.Minute
+	defaultPollDeadline    = time.Hour
+	defaultReceiptDeadline = 48 * time.Hour
+)
+
+// then is a route's follow-up; nil if it has none.
+func (d *decoder) then(route object) *Then {
+	v, ok := route.get("then")
+	if !ok {
+		return nil
+	}
+	o := d.object(v, "then", "run", "input", "until", "fails", "backoff", "deadline")
+	if v.Kind != KindMap {
+		return nil
+	}
+	t := &Then{Pos: v.Pos, Input: d.input(o)}
+	t.Until, _ = d.required(o, "until")
+	d.text(o, "until")
+	d.text(o, "fails")
+	t.Fails, _ = o.get("fails")
+	deadline := defaultPollDeadline
+	if o.has("run") {
+		d.run(o, &t.RunKey, &t.RunID, &t.RunPos)
+	} else {
+		deadline = defaultReceiptDeadline
+		for _, key := range []string{"input", "fails"} {
+			if o.has(key) {
+				d.fail(o.pos(key), "bad-follow-up", "name the action that is polled with run, or leave this out to await a delivery receipt", `"then" has %q, and no "run"`, key)
+			}
+		}
+	}
+	d.backoff(o, &t.Initial, &t.Max, defaultPollInitial, defaultPollMax)
+	t.Deadline = d.duration(o, "deadline", max(deadline, 2*t.Initial))
+	if t.Deadline < t.Initial {
+		d.fail(o.pos("deadline"), "bad-nesting", "lengthen the deadline, or shorten backoff.initial",
+			"the deadline (%s) ends before the first look (backoff.initial: %s)", FormatDuration(t.Deadline), FormatDuration(t.Initial))
+	}
+	return t
 }
 
 func (d *decoder) retry(r *Retry, route object) {
@@ -279,31 +334,71 @@ func (d *decoder) retry(r *Retry, route object) {
 		return
 	}
 	o := d.object(v, "retry", "attempts", "backoff")
-	if attempts, ok := o.get("attempts"); ok {
-		n, isInt := attempts.Scalar.(int)
-		_, isFloat := attempts.Scalar.(float64)
-		switch {
-		case isFloat:
-			d.fail(attempts.Pos, "wrong-type", "", `"attempts" is %v, which is no whole number`, attempts.Scalar)
-		case !isInt:
-			d.fail(attempts.Pos, "wrong-type", "", `"attempts" must be a whole number, not %s`, attempts.what())
-		case n < 1 || n > maxAttempts:
-			d.fail(attempts.Pos, "bad-value", "1 means no second attempt", `"attempts" is %d, and must be 1 to %d`, n, maxAttempts)
-		default:
+	if o.has("attempts") {
+		if n := d.count(o, "attempts", maxAttempts, "1 means no second attempt"); n > 0 {
 			r.Attempts = n
 		}
 	}
+	d.backoff(o, &r.Initial, &r.Max, defaultRetryInitial, defaultRetryMax)
+}
+
+func (d *decoder) backoff(o object, initial, most *time.Duration, defaultInitial, defaultMost time.Duration) {
+	*initial, *most = defaultInitial, defaultMost
 	backoff, ok := o.get("backoff")
 	if !ok {
 		return
 	}
 	b := d.object(backoff, "backoff", "initial", "max")
 	// One of the two alone moves the default of the other, if need be.
-	r.Initial = d.duration(b, "initial", min(defaultRetryInitial, d.quietDuration(b, "max", defaultRetryInitial)))
-	r.Max = d.duration(b, "max", max(defaultRetryMax, r.Initial))
-	if r.Max < r.Initial {
-		d.fail(b.pos("max"), "bad-nesting", "", "the longest wait (max: %s) is shorter than the first (initial: %s)", FormatDuration(r.Max), FormatDuration(r.Initial))
+	*initial = d.duration(b, "initial", min(defaultInitial, d.quietDuration(b, "max", defaultInitial)))
+	*most = d.duration(b, "max", max(defaultMost, *initial))
+	if *most < *initial {
+		d.fail(b.pos("max"), "bad-nesting", "", "the longest wait (max: %s) is shorter than the first (initial: %s)", FormatDuration(*most), FormatDuration(*initial))
 	}
+}
+
+const (
+	maxTimes = 100
+	maxEvery = 30 * 24 * time.Hour
+)
+
+func (d *decoder) atMost(a *AtMost, route object) {
+	v, ok := route.get("at_most")
+	if !ok {
+		return
+	}
+	o := d.object(v, "at_most", "per", "times", "every")
+	if v.Kind != KindMap {
+		return
+	}
+	a.Per, _ = o.get("per")
+	if _, ok := d.required(o, "times"); ok {
+		a.Times = d.count(o, "times", maxTimes, "to let nothing through, remove the route")
+	}
+	if every, ok := d.required(o, "every"); ok {
+		a.Every = d.duration(o, "every", time.Hour)
+		if a.Every < time.Second || a.Every > maxEvery {
+			d.fail(every.Pos, "bad-value", "", `"every" is %s, and must be 1s to %s`, FormatDuration(a.Every), FormatDuration(maxEvery))
+		}
+	}
+}
+
+// count is a whole number from 1 to most; 0 if it is wrong.
+func (d *decoder) count(o object, key string, most int, hint string) int {
+	v, _ := o.get(key)
+	n, isInt := v.Scalar.(int)
+	_, isFloat := v.Scalar.(float64)
+	switch {
+	case isFloat:
+		d.fail(v.Pos, "wrong-type", "", `%q is %v, which is no whole number`, key, v.Scalar)
+	case !isInt:
+		d.fail(v.Pos, "wrong-type", "", `%q must be a whole number, not %s`, key, v.what())
+	case n < 1 || n > most:
+		d.fail(v.Pos, "bad-value", hint, `%q is %d, and must be 1 to %d`, key, n, most)
+	default:
+		return n
+	}
+	return 0
 }
 
 func (d *decoder) test(r *Route, v Value, at string) {

@@ -46,7 +46,7 @@ func TestSampleHasNoProblems(t *testing.T) {
 			t.Errorf("route %s has no test", r.Name)
 		}
 	}
-	want := []string{"order-shipped send-sms", "delay-notice send-batch-sms", "urgent-alert send-sms"}
+	want := []string{"order-shipped send-sms", "delay-notice send-batch-sms", "urgent-alert send-sms", "monthly-export request-sms-log-export", "login-code send-sms"}
 	if diff := cmp.Diff(want, routes); diff != "" {
 		t.Errorf("routes (-want +got):\n%s", diff)
 	}
@@ -172,6 +172,8 @@ func TestRouteWithEverything(t *testing.T) {
 				Input:     config.Value{Pos: at(31, 5), Kind: config.KindMap},
 				Retry:     config.Retry{Attempts: 8, Initial: time.Second, Max: 5 * time.Minute},
 				OnUnknown: config.OnUnknownHold,
+				Replies:   true, RepliesPos: at(34, 14),
+				AtMost: config.AtMost{Per: text(35, 20, "${ .data.n }"), Times: 2, Every: 90 * time.Minute},
 			},
 		},
 	}

@@ -69,6 +69,29 @@ bridge.yaml:4:5: error: route "r": input field text is required (input-unsatisfi
       sourc: ACME
 `, `bridge.yaml:10:7: warning: route "r": the action "send-sms" has no input field "sourc" (unknown-input)
     hint: did you mean "source"?`, true},
+		"jq in a filter": {head + `    run: send-sms
+    filters: [{jq: '.data.a = = 1'}, {jq: '${ .data.a }'}, {jq: 'foo'}]
+    input: {destination: "${ .a }", text: a}
+`, `bridge.yaml:7:30: error: route "r": the filter "jq": unexpected token "=" (jq-syntax)
+bridge.yaml:7:43: error: route "r": the filter "jq": unexpected token "$" (jq-syntax)
+    hint: write the expression alone, without ${ }
+bridge.yaml:7:65: error: route "r": the filter "jq": function not defined: foo/0 (jq-compile)`, false},
+		"replies to a batch": {head + `    run: send-batch-sms
+    replies: true
+    input: {destinations: ["${ .a }"], template: {text: a}}
+`, `bridge.yaml:7:14: error: route "r": replies are tied to what was sent to a number, and the input has no destination, and no user, that holds one (replies-without-number)
+    hint: it is for actions that write to one number, such as send-sms`, false},
+		"replies to an action by id": {head + `    run: {id: 66f1a0b2c3d4e5f60718293a}
+    replies: true
+    input: {user: {msisdn: "${ .a }"}, type: Text}
+`, "", true},
+		"a limit per nothing": {head + `    run: get-account-balance
+    at_most: {per: number, times: 1, every: 1h}
+`, `bridge.yaml:7:20: error: route "r": at_most: per is the same for every event (constant-per)
+    hint: such as per: ${ .data.source }, or leave it out`, false},
+		"a limit per what cannot be read": {head + `    run: get-account-balance
+    at_most: {per: "${ foo }", times: 1, every: 1h}
+`, `bridge.yaml:7:23: error: route "r": at_most: per: function not defined: foo/0 (jq-compile)`, false},
 		"all at once, in file order": {head + `    run: send-smss
     connection: mian
     filters: [{nope: 1}]
@@ -80,7 +103,7 @@ bridge.yaml:4:5: error: route "r": input field text is required (input-unsatisfi
 bridge.yaml:7:17: error: route "r": there is no connection "mian" (unknown-connection)
     hint: did you mean "main"?
 bridge.yaml:8:16: error: route "r": there is no filter dialect "nope" (filter-invalid)
-    hint: the dialects are exact, prefix, suffix, all, any, not, sql
+    hint: the dialects are exact, prefix, suffix, all, any, not, sql, jq
 bridge.yaml:10:16: error: route "r": input field a: unexpected token "]" (jq-syntax)
 bridge.yaml:11:18: error: route "r": input field b[0].c: function not defined: foo/0 (jq-compile)`, false},
 		"a tenant": {`connections:
@@ -502,10 +525,11 @@ func TestView(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			v := NewViewRaw(tt.e, "/raw %7E", "raw-id")
-			object, err := v.object()
+			whole, err := v.object()
 			if err != nil {
 				t.Fatal(err)
 			}
+			object := whole.(map[string]any)
 			want, err := decodeJSON([]byte(tt.want))
 			if err != nil {
 				t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 // (source: CloudEvents Subscriptions API 1.0.0-wip, 3.2.4.1).
 type filter func(*View) bool
 
-var dialects = []string{"exact", "prefix", "suffix", "all", "any", "not", "sql"}
+var dialects = []string{"exact", "prefix", "suffix", "all", "any", "not", "sql", "jq"}
 
 // filter compiles one element of filters: an object with exactly one dialect.
 // It reports what is wrong and then returns nil.
@@ -47,6 +47,8 @@ func (c *compiler) filter(v config.Value) filter {
 		return func(v *View) bool { return !f(v) }
 	case "sql":
 		return c.sql(dialect.Value)
+	case "jq":
+		return c.jq(dialect.Value)
 	default:
 		hint := "the dialects are " + strings.Join(dialects, ", ")
 		if near := config.Nearest(dialect.Key, dialects); near != "" {
@@ -93,7 +95,7 @@ func (c *compiler) compare(dialect config.Entry, holds func(attribute, value str
 		value, ok := e.Value.Scalar.(string)
 		switch {
 		case e.Key == "data" || !isAttributeName(e.Key):
-			c.fail(e.Pos, "filter-invalid", "filters see attributes such as type, source or subject, and extensions; not the data",
+			c.fail(e.Pos, "filter-invalid", "filters see attributes such as type, source or subject, and extensions; jq sees the data too",
 				"%q is not the name of an attribute", e.Key)
 		case e.Value.Kind != config.KindScalar || !ok:
 			c.fail(e.Value.Pos, "filter-invalid", "put numbers, true and false in quotes", "the filter %q compares texts, and the value for %q is none", dialect.Key, e.Key)
@@ -110,6 +112,30 @@ func (c *compiler) compare(dialect config.Entry, holds func(attribute, value str
 			}
 		}
 		return true
+	}
+}
+
+// jq compiles the one dialect that is not of CloudEvents Subscriptions, and the one
+// that sees the data. An event matches if the expression gives true and nothing
+// else, without an error.
+func (c *compiler) jq(v config.Value) filter {
+	text, ok := v.Scalar.(string)
+	if v.Kind != config.KindScalar || !ok {
+		c.fail(v.Pos, "filter-invalid", "such as jq: .data.total > 100", "the filter \"jq\" takes a text")
+		return nil
+	}
+	path, code, failed := compileJQ(text)
+	if failed != nil {
+		if strings.HasPrefix(strings.TrimSpace(text), "${") {
+			failed.hint = "write the expression alone, without ${ }"
+		}
+		c.fail(within(v.Pos, text, failed.offset), failed.code, failed.hint, "the filter \"jq\": %s", failed.msg)
+		return nil
+	}
+	x := &expression{pos: v.Pos, field: "filter", text: text, path: path, code: code}
+	return func(v *View) bool {
+		result, err := x.result(&making{view: v})
+		return err == nil && result == true
 	}
 }
 

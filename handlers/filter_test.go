@@ -98,17 +98,17 @@ func TestFilterProblems(t *testing.T) {
 		want    string
 	}{
 		"unknown dialect":         {"[{exat: {type: a}}]", `6:16: there is no filter dialect "exat" | did you mean "exact"?`},
-		"two dialects":            {"[{exact: {type: a}, prefix: {type: b}}]", "6:15: a filter must be a mapping with one dialect: exact, prefix, suffix, all, any, not, sql | write each filter as an item of its own, such as - exact: {subject: order-9}"},
-		"no mapping inside":       {"[{not: a}]", "6:21: a filter must be a mapping with one dialect: exact, prefix, suffix, all, any, not, sql | write each filter as an item of its own, such as - exact: {subject: order-9}"},
+		"two dialects":            {"[{exact: {type: a}, prefix: {type: b}}]", "6:15: a filter must be a mapping with one dialect: exact, prefix, suffix, all, any, not, sql, jq | write each filter as an item of its own, such as - exact: {subject: order-9}"},
+		"no mapping inside":       {"[{not: a}]", "6:21: a filter must be a mapping with one dialect: exact, prefix, suffix, all, any, not, sql, jq | write each filter as an item of its own, such as - exact: {subject: order-9}"},
 		"exact without entries":   {"[{exact: {}}]", `6:16: the filter "exact" takes a mapping of attributes to texts | such as {subject: order-9}`},
 		"exact of a text":         {"[{exact: a}]", `6:16: the filter "exact" takes a mapping of attributes to texts | such as {subject: order-9}`},
 		"empty text":              {"[{prefix: {subject: ''}}]", `6:34: the value for "subject" is empty | no attribute is ever empty; leave the filter out`},
 		"a number":                {"[{exact: {priority: 7}}]", `6:34: the filter "exact" compares texts, and the value for "priority" is none | put numbers, true and false in quotes`},
-		"data":                    {"[{exact: {data: a}}]", `6:24: "data" is not the name of an attribute | filters see attributes such as type, source or subject, and extensions; not the data`},
-		"not a name":              {"[{exact: {data.a: a}}]", `6:24: "data.a" is not the name of an attribute | filters see attributes such as type, source or subject, and extensions; not the data`},
+		"data":                    {"[{exact: {data: a}}]", `6:24: "data" is not the name of an attribute | filters see attributes such as type, source or subject, and extensions; jq sees the data too`},
+		"not a name":              {"[{exact: {data.a: a}}]", `6:24: "data.a" is not the name of an attribute | filters see attributes such as type, source or subject, and extensions; jq sees the data too`},
 		"all without filters":     {"[{all: []}]", `6:16: the filter "all" takes a list with at least one filter | `},
 		"any of a mapping":        {"[{any: {exact: {type: a}}}]", `6:16: the filter "any" takes a list with at least one filter | `},
-		"bad one inside":          {"[{not: {all: [{exact: {type: a}}, {nope: 1}]}}]", `6:49: there is no filter dialect "nope" | the dialects are exact, prefix, suffix, all, any, not, sql`},
+		"bad one inside":          {"[{not: {all: [{exact: {type: a}}, {nope: 1}]}}]", `6:49: there is no filter dialect "nope" | the dialects are exact, prefix, suffix, all, any, not, sql, jq`},
 		"sql of a number":         {"[{sql: 1}]", `6:21: the filter "sql" takes a text | such as sql: source = '/shop'`},
 		"sql, empty":              {"[{sql: ' '}]", "6:21: the CESQL expression cannot be used: it is empty | "},
 		"sql, cut off":            {`[{sql: "source LIKE"}]`, "6:21: the CESQL expression cannot be used: its syntax is wrong | "},
@@ -119,6 +119,7 @@ func TestFilterProblems(t *testing.T) {
 		"sql, large number":       {`[{sql: "priority = 99999999999"}]`, "6:21: the CESQL expression cannot be used: its syntax is wrong, or a number in it is too large | "},
 		"sql, unknown function":   {`[{sql: "LENGHT(source) > 1"}]`, `6:21: the CESQL expression cannot be used: there is no function "LENGHT" | did you mean LENGTH?`},
 		"sql, too many arguments": {`[{sql: "LENGTH(source, 1) > 1"}]`, "6:21: the CESQL expression cannot be used: a function is called with the wrong number of arguments | "},
+		"jq of a number":          {"[{jq: 1}]", `6:20: the filter "jq" takes a text | such as jq: .data.total > 100`},
 		"sql, too long":           {`[{sql: "` + strings.Repeat("TRUE AND ", 500) + `TRUE"}]`, "6:21: the CESQL expression cannot be used: it has more than 4096 bytes | "},
 	}
 	for name, tt := range tests {

@@ -33,6 +33,11 @@ type Handler struct {
 	OnUnknown  config.OnUnknown
 	// ProxyForwards: see config.Route.
 	ProxyForwards bool
+	// Replies says that replies are tied to what the route sent last.
+	Replies bool
+	AtMost  *AtMost // nil: there is no limit
+	// Then is what the route waits for once the action has run; nil for nothing.
+	Then *FollowUp
 
 	// the compiled match, input and tenant: see compile.go
 	compiled

@@ -26,6 +26,8 @@ type Table struct {
 	byType   map[string][]*Handler
 	patterns []pattern
 
+	replies, unreferenced bool // of any handler: see Replies and Unreferenced
+
 	answers map[string]*template // by the type of 8x8's question
 	wraps   map[string]*wrap     // by the name of the webhook
 }
@@ -39,6 +41,8 @@ type pattern struct {
 // add puts a route behind the others. It takes every type if it names none.
 func (t *Table) add(h *Handler, on []config.Typed) {
 	t.handlers = append(t.handlers, h)
+	t.replies = t.replies || h.Replies
+	t.unreferenced = t.unreferenced || h.Action != nil && h.Action.Unreferenced()
 	t.byIdentity[h.Identity] = h
 	if t.byType == nil {
 		t.byType = map[string][]*Handler{}
@@ -140,6 +144,13 @@ func (t *Table) Places() int {
 	}
 	return max(many, len(places))
 }
+
+// Replies says whether any route wants replies tied to what it sent.
+func (t *Table) Replies() bool { return t.replies }
+
+// Unreferenced says whether any route runs an action that may send something
+// without our reference.
+func (t *Table) Unreferenced() bool { return t.unreferenced }
 
 // Options returns what the table was compiled with.
 func (t *Table) Options() Options { return t.options }

@@ -20,17 +20,19 @@ func compileText(t testing.TB, text string, o Options) (*Table, *config.File, co
 
 func TestSampleCompilesAndPassesItsTests(t *testing.T) {
 	t.Parallel()
-	table, f, problems := compileText(t, string(config.Sample()), Options{})
-	if len(problems) != 0 {
-		t.Fatalf("problems:\n%v", problems)
-	}
-	results := RunTests(table, f)
-	if len(results) < 3 {
-		t.Fatalf("%d tests ran", len(results))
-	}
-	for _, r := range results {
-		if !r.OK {
-			t.Errorf("%s, %s: %q", r.Route, r.Name, r.Problems)
+	for name, text := range map[string][]byte{"sample.yaml": config.Sample(), "auto-reply.yaml": config.AutoReply()} {
+		table, f, problems := compileText(t, string(text), Options{})
+		if len(problems) != 0 {
+			t.Fatalf("%s: problems:\n%v", name, problems)
+		}
+		results := RunTests(table, f)
+		if len(results) < 3 {
+			t.Fatalf("%s: %d tests ran", name, len(results))
+		}
+		for _, r := range results {
+			if !r.OK {
+				t.Errorf("%s: %s, %s: %q", name, r.Route, r.Name, r.Problems)
+			}
 		}
 	}
 }

@@ -29,7 +29,6 @@ import (
 	"github.com/bridge8x8/bridge8x8/bridge/ingress"
 	"github.com/bridge8x8/bridge8x8/bridge/ledger"
 	"github.com/bridge8x8/bridge8x8/bridge/membrane"
-	"github.com/bridge8x8/bridge8x8/bridge/native"
 	"github.com/bridge8x8/bridge8x8/bridge/natsd"
 	"github.com/bridge8x8/bridge8x8/bridge/telemetry"
 	"github.com/bridge8x8/bridge8x8/config"
@@ -666,41 +665,6 @@ func (a *App) notReady() error {
 		return err
 	}
 	return a.conn.Healthy()
-}
-
-// correlate finds the event that caused a message, by the reference that the
-// message carried, and takes the receipt for proof that it was sent (rule R15).
-func (a *App) correlate(ctx context.Context, r native.Receipt) (ingress.Correlation, error) {
-	l := a.ledger.Load()
-	if l == nil {
-		return ingress.Correlation{}, errors.New("the ledger is not open yet")
-	}
-	key, try, ok := bridge.ParseReference(r.ClientMessageID)
-	if !ok {
-		entry, err := l.ByBatch(ctx, r.ClientBatchID)
-		if errors.Is(err, bridge.ErrNotFound) {
-			return ingress.Correlation{}, nil
-		}
-		if err != nil {
-			return ingress.Correlation{}, err
-		}
-		key = entry.Key
-		if bridge.BatchReference(key, entry.Record.Try) == r.ClientBatchID {
-			try = entry.Record.Try
-		}
-	}
-	rec, err := a.bridge.Receipt(ctx, key, try, bridge.Receipt{UMID: r.UMID, BatchID: r.BatchID, State: r.State, At: r.Timestamp})
-	if errors.Is(err, bridge.ErrNotFound) {
-		return ingress.Correlation{}, nil // not ours, or longer ago than we remember
-	}
-	if err != nil {
-		return ingress.Correlation{}, err
-	}
-	c := rec.Cause
-	return ingress.Correlation{
-		CausationID: c.ID, CausationSource: c.Source, CorrelationID: c.Correlation(),
-		TraceParent: c.TraceParent, TraceState: c.TraceState,
-	}, nil
 }
 
 // --- reload --------------------------------------------------------------------

@@ -25,6 +25,17 @@ const batchRoutes = bridgetest.Routes + `
     run: send-batch-sms
     connection: main
     input: {destinations: ["${ .data.phone }"], template: {text: hello}}
+  - name: lists
+    on: com.acme.lists
+    run: send-batch-sms
+    connection: main
+    input:
+      messages: '${ [.data.phones[] | {destination: ., text: "hello"}] }'
+  - name: numbers
+    on: com.acme.numbers
+    run: send-batch-sms
+    connection: main
+    input: {destinations: "${ .data.phones }", template: {text: hello}}
 `
 
 func faults(t *testing.T, box *bridgetest.Sandbox, rules ...sandbox.Fault) {

@@ -274,6 +274,12 @@ func StartSandbox(t testing.TB, flags ...string) *SandboxProgram {
 	return s
 }
 
+// Listening is a sandbox of this process as those see it that have one of its own.
+func (s *Sandbox) Listening(t testing.TB) *SandboxProgram {
+	t.Helper()
+	return &SandboxProgram{Program: &Program{t: t}, URL: s.URL, client: Client(t)}
+}
+
 // Control posts to one of its controls, such as "faults".
 func (s *SandboxProgram) Control(name, body string) {
 	s.t.Helper()

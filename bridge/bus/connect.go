@@ -28,6 +28,7 @@ type Conn struct {
 	JS jetstream.JetStream
 	// Publisher stores what the bridge publishes.
 	Publisher *Publisher
+	log       *slog.Logger
 	// reconnects counts them: what was asked for before one is gone.
 	reconnects atomic.Int64
 }
@@ -40,7 +41,7 @@ type Conn struct {
 // and is never sent later behind the back of whoever asked (rule R7).
 // changed is told whether the connection is up, whenever that changes; it may be nil.
 func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up bool), extra ...nats.Option) (*Conn, error) {
-	c := &Conn{}
+	c := &Conn{log: log}
 	if changed == nil {
 		changed = func(bool) {}
 	}

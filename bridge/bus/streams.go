@@ -117,7 +117,11 @@ const (
 	// retention: it must be less than what the ledger remembers (R12).
 	ageShare        = 0.85
 	duplicateWindow = 2 * time.Minute
-	smallest        = 64 << 20
+	// repeatWindow is that of the stream of events: 8x8 posts a webhook for the fifth time
+	// 131 s after the first, and waits for up to 5 s for each answer. The server keeps the
+	// ids of that long in memory: some 110 bytes for each event from a webhook.
+	repeatWindow = 4 * time.Minute
+	smallest     = 64 << 20
 )
 
 // Room finds out how much storage can be reserved for all of the bridge's
@@ -167,7 +171,8 @@ func (c *Conn) Exists(ctx context.Context, stream string) (bool, error) {
 }
 
 // EnsureStreams makes the bridge's streams where they are missing. A stream that
-// is there is left as it is, as long as its subjects fit. unit is what one share is, in bytes.
+// is there is left as it is, as long as its subjects fit, but for the window in
+// which the stream of events drops repeats. unit is what one share is, in bytes.
 func (c *Conn) EnsureStreams(ctx context.Context, n Names, retention time.Duration, replicas int, unit int64) error {
 	age := time.Duration(float64(retention) * ageShare)
 	for _, s := range []jetstream.StreamConfig{
@@ -178,7 +183,11 @@ func (c *Conn) EnsureStreams(ctx context.Context, n Names, retention time.Durati
 		{Name: n.Wait(), Subjects: []string{n.prefix + ".wait.>"}, MaxBytes: waitUnits, MaxMsgsPerSubject: 1, Retention: jetstream.WorkQueuePolicy, Description: "bridge8x8: pairs that wait"},
 	} {
 		s.MaxBytes *= unit
-		s.Storage, s.Discard, s.Duplicates, s.Replicas = jetstream.FileStorage, jetstream.DiscardNew, min(duplicateWindow, nonzero(s.MaxAge)), max(1, replicas)
+		s.Storage, s.Discard, s.Duplicates, s.Replicas = jetstream.FileStorage, jetstream.DiscardNew, duplicateWindow, max(1, replicas)
+		if s.Name == n.Events() {
+			s.Duplicates = repeatWindow
+		}
+		s.Duplicates = min(s.Duplicates, nonzero(s.MaxAge))
 		if err := c.ensureStream(ctx, s); err != nil {
 			return err
 		}
@@ -188,9 +197,29 @@ func (c *Conn) EnsureStreams(ctx context.Context, n Names, retention time.Durati
 
 func nonzero(d time.Duration) time.Duration {
 	if d == 0 {
-		return duplicateWindow
+		return repeatWindow
 	}
 	return d
+}
+
+// widen gives a stream of events that is there the window that 8x8's repeats need.
+// Without the right to it, what is posted again late is stored twice, and handled
+// once all the same.
+func (c *Conn) widen(ctx context.Context, have jetstream.Stream) error {
+	cfg := have.CachedInfo().Config
+	want := min(repeatWindow, nonzero(cfg.MaxAge))
+	if cfg.Duplicates >= want {
+		return nil
+	}
+	cfg.Duplicates = want
+	if _, err := c.JS.UpdateStream(ctx, cfg); err != nil {
+		if Passing(err) {
+			return fmt.Errorf("stream %s: %w", cfg.Name, err)
+		}
+		c.log.Warn("a stream drops repeats for a shorter time than 8x8 repeats its webhooks for",
+			"stream", cfg.Name, "window", have.CachedInfo().Config.Duplicates, "wanted", want, "error", err)
+	}
+	return nil
 }
 
 func (c *Conn) ensureStream(ctx context.Context, s jetstream.StreamConfig) error {
@@ -220,6 +249,9 @@ func (c *Conn) ensureStream(ctx context.Context, s jetstream.StreamConfig) error
 		if !slices.Contains(got, want) {
 			return fmt.Errorf("stream %s exists with subjects %s, and the bridge needs %s in it", s.Name, strings.Join(got, ", "), want)
 		}
+	}
+	if s.Duplicates > duplicateWindow {
+		return c.widen(ctx, have)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/bridge8x8/bridge8x8/bridge/natsd"
@@ -54,6 +55,9 @@ func TestEnsureStreams(t *testing.T) {
 		"ACME_DEAD":    with("acme.dead.>", 2<<30, 0, -1, jetstream.LimitsPolicy),
 		"ACME_WAIT":    with("acme.wait.>", 1<<30, 0, 1, jetstream.WorkQueuePolicy),
 	}
+	events := want["ACME_EVENTS"]
+	events.Duplicates = 4 * time.Minute // as long as 8x8 repeats a webhook, and more
+	want["ACME_EVENTS"] = events
 	got := map[string]stored{}
 	for _, name := range []string{n.Events(), n.Results(), n.Dead(), n.Wait()} {
 		got[name] = storedOf(t, c, name)
@@ -63,21 +67,48 @@ func TestEnsureStreams(t *testing.T) {
 	}
 }
 
-// What somebody has chosen for a stream that is there stays.
+// What somebody has chosen for a stream that is there stays, but for the window in
+// which it drops what 8x8 repeats.
 func TestEnsureStreamsLeavesWhatIsThere(t *testing.T) {
 	t.Parallel()
 	c := connect(t, startServer(t, natsd.Options{}).ClientURL())
 	makeStream(t, c, jetstream.StreamConfig{Name: "BRIDGE_EVENTS", Subjects: []string{"orders.>", "bridge.events.>"}, MaxBytes: 1 << 20, Storage: jetstream.MemoryStorage})
 	before := storedOf(t, c, "BRIDGE_EVENTS")
-	store(t, c, "bridge.events.x", "kept")
+	once := &nats.Msg{Subject: "bridge.events.x", Data: []byte("kept"), Header: nats.Header{jetstream.MsgIDHeader: {"once"}}}
+	if _, err := c.JS.PublishMsg(within(t), once); err != nil {
+		t.Fatal(err)
+	}
 	if err := c.EnsureStreams(within(t), NewNames("bridge"), time.Hour, 1, 1<<30); err != nil {
 		t.Fatal(err)
 	}
+	before.Duplicates = 4 * time.Minute
 	if diff := cmp.Diff(before, storedOf(t, c, "BRIDGE_EVENTS")); diff != "" {
 		t.Errorf("the stream that was there (-before +after):\n%s", diff)
 	}
+	if ack, err := c.JS.PublishMsg(within(t), once); err != nil || !ack.Duplicate { // it knows what came before it was changed
+		t.Errorf("%+v, %v", ack, err)
+	}
 	if n := streamInfo(t, c, "BRIDGE_EVENTS").State.Msgs; n != 1 {
 		t.Errorf("%d messages in it, want 1", n)
+	}
+}
+
+// A window cannot be longer than what the stream keeps, and one that is long enough stays.
+func TestEnsureStreamsWindow(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ age, have, want time.Duration }{
+		{time.Minute, 30 * time.Second, time.Minute},
+		{time.Hour, 10 * time.Minute, 10 * time.Minute},
+		{0, 2 * time.Minute, 4 * time.Minute},
+	} {
+		c := connect(t, startServer(t, natsd.Options{}).ClientURL())
+		makeStream(t, c, jetstream.StreamConfig{Name: "BRIDGE_EVENTS", Subjects: []string{"bridge.events.>"}, MaxAge: test.age, Duplicates: test.have})
+		if err := c.EnsureStreams(within(t), NewNames("bridge"), time.Hour, 1, 1<<30); err != nil {
+			t.Fatal(err)
+		}
+		if got := storedOf(t, c, "BRIDGE_EVENTS").Duplicates; got != test.want {
+			t.Errorf("%v of %v: %v, want %v", test.have, test.age, got, test.want)
+		}
 	}
 }
 

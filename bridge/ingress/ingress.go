@@ -38,14 +38,16 @@ type Accepter interface {
 	Accept(ctx context.Context, events []cloudevent.Message) error
 }
 
-// Correlation is what the ledger knows of the event that caused a message. Empty
-// parts are left out of the receipt's event.
+// Correlation is what the ledger knows of the event that caused what 8x8 says.
+// Empty parts are left out of its event.
 type Correlation struct {
 	CausationID     string
 	CausationSource string
 	CorrelationID   string
 	TraceParent     string
 	TraceState      string
+	// Outcome is how far the message of a receipt has come, with all that was said before.
+	Outcome *native.Outcome
 }
 
 // Request is what an Observer is told about one request that was answered. None
@@ -68,10 +70,10 @@ type Request struct {
 type Options struct {
 	// Accept stores what comes in. Required.
 	Accept Accepter
-	// Correlate finds the event that a receipt answers to. No match is an empty
+	// Correlate finds the event that one from 8x8 answers to. No match is an empty
 	// Correlation without an error; after an error 8x8 is told to come again
-	// (rule R15). Nil leaves receipts uncorrelated.
-	Correlate func(ctx context.Context, r native.Receipt) (Correlation, error)
+	// (rule R15). Nil leaves what 8x8 says uncorrelated.
+	Correlate func(ctx context.Context, e *event.Event) (Correlation, error)
 
 	// Tokens are the bearer tokens of /events; without any, it is open to everybody.
 	Tokens []config.Secret
@@ -402,12 +404,15 @@ func (h *handler) serveNative(secret string, hasSecret bool, w http.ResponseWrit
 		return *refusal
 	}
 	event := native.Convert(r.Header, body, time.Now())
-	if receipt, ok := native.ParseReceipt(&event); ok && h.Correlate != nil {
-		c, err := h.Correlate(ctx, receipt)
+	if h.Correlate != nil {
+		c, err := h.Correlate(ctx, &event)
 		if err != nil {
-			return unavailable(fmt.Errorf("look up what a receipt answers to: %w", err))
+			return unavailable(fmt.Errorf("look up what 8x8's webhook answers to: %w", err))
 		}
 		c.extend(event.SetExtension)
+		if c.Outcome != nil {
+			native.SetOutcome(&event, *c.Outcome)
+		}
 	}
 	m, err := stored(event)
 	if err != nil {

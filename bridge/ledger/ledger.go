@@ -58,6 +58,8 @@ type Ledger struct {
 
 	unusable atomic.Pointer[string] // why nothing may be claimed; nil: it may
 	failing  atomic.Bool            // the last write failed
+	crowded  atomic.Bool            // over crowdedShare full
+	hiding   atomic.Pointer[[]byte] // the key of Hide; nil: nobody has needed it yet
 }
 
 // Names that the ledger gives its entries beside the records, which are "<22 characters>.<22 characters>".
@@ -71,6 +73,9 @@ const (
 	format      = "1"
 	// fullShare is how full the bucket may be before nothing more is claimed (R13).
 	fullShare = 0.9
+	// crowdedShare is how full it may be before nothing new is remembered of what others
+	// say: what anybody can post must not take the room that claims need.
+	crowdedShare = 0.8
 	// forgetShare is how much of the retention an event may have waited before it could have been forgotten (R12).
 	forgetShare = 0.9
 	opTimeout   = 5 * time.Second
@@ -378,6 +383,7 @@ func (l *Ledger) watchOnce(ctx context.Context) error {
 	}
 	was := l.unusable.Load()
 	limit := info.Config.MaxBytes
+	l.crowded.Store(limit > 0 && float64(info.State.Bytes) > crowdedShare*float64(limit))
 	if limit > 0 && float64(info.State.Bytes) > fullShare*float64(limit) {
 		why := fmt.Sprintf("the ledger is over %d %% full (%d of %d bytes): raise the limit of stream %s, or lower BRIDGE_RETENTION",
 			int(fullShare*100), info.State.Bytes, limit, info.Config.Name)

@@ -13,6 +13,8 @@ import (
 	"github.com/bridge8x8/bridge8x8/bridge/native"
 )
 
+var digits = regexp.MustCompile(`^[0-9]{7,15}$`)
+
 var phone = regexp.MustCompile(`^\+?[0-9]{7,15}$`)
 
 // convert makes an event and checks what must hold for every one.
@@ -49,6 +51,9 @@ func convert(t *testing.T, header http.Header, body []byte) {
 			t.Fatalf("written and read it is another event: %v", read)
 		}
 	}
+	if reply, ok := native.ParseReply(&e); ok && reply.From != "" && !digits.MatchString(reply.From) {
+		t.Fatalf("a reply from %q", reply.From)
+	}
 	receipt, ok := native.ParseReceipt(&e)
 	if !ok {
 		if e.Type() == native.TypeSMSStatus || e.Type() == native.TypeChatStatus {
@@ -57,7 +62,7 @@ func convert(t *testing.T, header http.Header, body []byte) {
 		return
 	}
 	before := e.Data()
-	native.SetOutcome(&e, native.Outcome{State: "read", Final: true})
+	native.SetOutcome(&e, native.Outcome{State: "read", Final: true, Rank: 6})
 	changed := !bytes.Equal(before, e.Data())
 	if !json.Valid(e.Data()) {
 		t.Fatalf("no JSON: %s", e.Data())

@@ -287,16 +287,16 @@ func TestParseReceipt(t *testing.T) {
 			UMID: "0f3c5e0e-6f0a-4c58-9b6d-3a1f1f6f0001", BatchID: "7c1e5e0e-6f0a-4c58-9b6d-3a1f1f6f0002", ClientMessageID: "evt-42", ClientBatchID: "cb-1",
 			SubAccountID: "acme_hq", State: "undelivered", Detail: "rejected_by_operator",
 			Timestamp: time.Date(2026, 3, 1, 10, 0, 5, 120e6, time.UTC), ErrorCode: 15, SMSCount: 2,
-			Outcome: native.Outcome{State: "undelivered", Final: true},
+			Outcome: native.Outcome{State: "undelivered", Final: true, Rank: 4},
 		},
 		"chat-status": {
 			UMID: "c3d4e5f6-0000-4000-8000-000000000003", ClientMessageID: "evt-50", SubAccountID: "acme_wa", Channel: "whatsapp",
 			State: "undelivered", Detail: "rejected_by_operator", Timestamp: time.Date(2026, 7, 30, 8, 0, 9, 100e6, time.UTC), ErrorCode: 1022,
-			Outcome: native.Outcome{State: "undelivered", Final: true},
+			Outcome: native.Outcome{State: "undelivered", Final: true, Rank: 4},
 		},
 		"chat-status-wavecell": {
 			UMID: "c3d4e5f6-0000-4000-8000-000000000009", ClientMessageID: "evt-51", ClientBatchID: "b-9", SubAccountID: "acme_wa", Channel: "whatsapp",
-			State: "DELIVERED TO DEVICE", Timestamp: time.Date(2026, 3, 1, 10, 0, 9, 0, time.UTC), Outcome: native.Outcome{State: "delivered", Final: true},
+			State: "DELIVERED TO DEVICE", Timestamp: time.Date(2026, 3, 1, 10, 0, 9, 0, time.UTC), Outcome: native.Outcome{State: "delivered", Final: true, Rank: 5},
 		},
 	} {
 		e := native.Convert(nil, sample(t, name), receivedAt)
@@ -324,7 +324,14 @@ func TestOutcomes(t *testing.T) {
 	t.Parallel()
 	chain := []string{"unknown", "queued", "sent", "delivered_to_operator", "delivered", "read"}
 	state := func(s string) native.Outcome {
-		return native.Outcome{State: s, Final: !slices.Contains(chain[:4], s)}
+		o := native.Outcome{State: s, Final: !slices.Contains(chain[:4], s), Rank: slices.Index(chain, s)}
+		switch {
+		case o.Rank < 0:
+			o.Rank = 4
+		case o.Final:
+			o.Rank++ // the failures are below
+		}
+		return o
 	}
 	final := func(states ...string) (o native.Outcome) {
 		for _, s := range states {
@@ -361,30 +368,59 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
+func TestReplies(t *testing.T) {
+	t.Parallel()
+	inbound := func(kind, payload string) string {
+		return `{"namespace":"` + kind + `","eventType":"inbound_message_received","payload":` + payload + `}`
+	}
+	for body, want := range map[string]native.Reply{
+		string(sample(t, "sms-received")):                                       {From: "12025550101"},
+		string(sample(t, "chat-received")):                                      {From: "12025550101", UMID: "0f3c5e0e-6f0a-4c58-9b6d-3a1f1f6f0001"},
+		string(sample(t, "chat-received-wavecell")):                             {From: "12025550101"},
+		inbound("ChatApps", `{"umid":"a1","user":{"channelUserId":"US.1349"}}`): {},
+		inbound("ChatApps", `{"umid":"a1","user":"+12025550101"}`):              {},
+		inbound("ChatApps", `{"umid":"a1","replyToUmid":"+12025550101"}`):       {},
+		inbound("SMS", `{"umid":"a1","source":12025550101}`):                    {From: "12025550101"},
+		inbound("SMS", `{"umid":"a1","source":"ACME"}`):                         {},
+		inbound("SMS", `{"umid":"a1","source":"+1202555010112345678"}`):         {},
+	} {
+		e := native.Convert(nil, []byte(body), receivedAt)
+		if got, ok := native.ParseReply(&e); !ok || got != want {
+			t.Errorf("%s: %+v, %v; want %+v", body, got, ok, want)
+		}
+	}
+	for _, name := range []string{"sms-status", "chat-echo", "voice-session-summary"} {
+		e := native.Convert(nil, sample(t, name), receivedAt)
+		if _, ok := native.ParseReply(&e); ok {
+			t.Errorf("%s is a reply", name)
+		}
+	}
+}
+
 func TestOutcomeInReceipts(t *testing.T) {
 	t.Parallel()
 	receipt := func(status string) event.Event {
 		return native.Convert(nil, []byte(`{"namespace":"SMS","eventType":"outbound_message_status_changed","payload":{"umid":"a1","status":`+status+`}}`), receivedAt)
 	}
 	for status, want := range map[string]string{
-		`{"state":"queued"}`:    `{"state":"queued","final":false}`,
-		`{"state":"accepted"}`:  `{"state":"queued","final":false}`,
-		`{"state":"sent"}`:      `{"state":"sent","final":false}`,
-		`{"state":"delivered"}`: `{"state":"delivered","final":true}`,
-		`{"state":"delivered","detail":"delivered_to_operator"}`:  `{"state":"delivered_to_operator","final":false}`,
-		`{"state":"delivered","detail":"delivered_to_carrier"}`:   `{"state":"delivered_to_operator","final":false}`,
-		`{"state":"delivered","detail":"delivered_to_the_moon"}`:  `{"state":"delivered_to_operator","final":false}`,
-		`{"state":"delivered","detail":"delivered_to_recipient"}`: `{"state":"delivered","final":true}`,
-		`{"state":"read"}`:        `{"state":"read","final":true}`,
-		`{"state":"undelivered"}`: `{"state":"undelivered","final":true}`,
-		`{"state":"rejected"}`:    `{"state":"rejected","final":true}`,
-		`{"state":"failed"}`:      `{"state":"failed","final":true}`,
-		`{"state":"error"}`:       `{"state":"failed","final":true}`,
-		`{"state":"TRASHED"}`:     `{"state":"failed","final":true}`,
-		`{"state":"new"}`:         `{"state":"unknown","final":false}`,
-		`{"state":7}`:             `{"state":"unknown","final":false}`,
-		`"REJECTED BY CARRIER"`:   `{"state":"undelivered","final":true}`,
-		`null`:                    `{"state":"unknown","final":false}`,
+		`{"state":"queued"}`:    `{"state":"queued","final":false,"rank":1}`,
+		`{"state":"accepted"}`:  `{"state":"queued","final":false,"rank":1}`,
+		`{"state":"sent"}`:      `{"state":"sent","final":false,"rank":2}`,
+		`{"state":"delivered"}`: `{"state":"delivered","final":true,"rank":5}`,
+		`{"state":"delivered","detail":"delivered_to_operator"}`:  `{"state":"delivered_to_operator","final":false,"rank":3}`,
+		`{"state":"delivered","detail":"delivered_to_carrier"}`:   `{"state":"delivered_to_operator","final":false,"rank":3}`,
+		`{"state":"delivered","detail":"delivered_to_the_moon"}`:  `{"state":"delivered_to_operator","final":false,"rank":3}`,
+		`{"state":"delivered","detail":"delivered_to_recipient"}`: `{"state":"delivered","final":true,"rank":5}`,
+		`{"state":"read"}`:        `{"state":"read","final":true,"rank":6}`,
+		`{"state":"undelivered"}`: `{"state":"undelivered","final":true,"rank":4}`,
+		`{"state":"rejected"}`:    `{"state":"rejected","final":true,"rank":4}`,
+		`{"state":"failed"}`:      `{"state":"failed","final":true,"rank":4}`,
+		`{"state":"error"}`:       `{"state":"failed","final":true,"rank":4}`,
+		`{"state":"TRASHED"}`:     `{"state":"failed","final":true,"rank":4}`,
+		`{"state":"new"}`:         `{"state":"unknown","final":false,"rank":0}`,
+		`{"state":7}`:             `{"state":"unknown","final":false,"rank":0}`,
+		`"REJECTED BY CARRIER"`:   `{"state":"undelivered","final":true,"rank":4}`,
+		`null`:                    `{"state":"unknown","final":false,"rank":0}`,
 	} {
 		e := receipt(status)
 		if want := `{"umid":"a1","status":` + status + `,"outcome":` + want + `}`; string(e.Data()) != want {
@@ -392,19 +428,19 @@ func TestOutcomeInReceipts(t *testing.T) {
 		}
 	}
 	e := receipt(`{"state":"sent"}`)
-	native.SetOutcome(&e, native.Outcome{State: "delivered", Final: true})
-	if want := `{"umid":"a1","status":{"state":"sent"},"outcome":{"state":"delivered","final":true}}`; string(e.Data()) != want {
+	native.SetOutcome(&e, native.Outcome{State: "delivered", Final: true, Rank: 5})
+	if want := `{"umid":"a1","status":{"state":"sent"},"outcome":{"state":"delivered","final":true,"rank":5}}`; string(e.Data()) != want {
 		t.Errorf("%s", e.Data())
 	}
 	own := native.Convert(nil, []byte(`{"namespace":"SMS","eventType":"outbound_message_status_changed","payload":{"umid":"a1","status":{"state":"sent"},"outcome":1}}`), receivedAt)
 	before := string(own.Data())
-	native.SetOutcome(&own, native.Outcome{State: "read", Final: true})
+	native.SetOutcome(&own, native.Outcome{State: "read", Final: true, Rank: 6})
 	if want := `{"umid":"a1","status":{"state":"sent"},"outcome":1}`; before != want || string(own.Data()) != want {
 		t.Errorf("8x8's own member: %s, then %s", before, own.Data())
 	}
 	inbound := native.Convert(nil, sample(t, "sms-received"), receivedAt)
 	before = string(inbound.Data())
-	native.SetOutcome(&inbound, native.Outcome{State: "read"})
+	native.SetOutcome(&inbound, native.Outcome{State: "read", Rank: 6})
 	if string(inbound.Data()) != before {
 		t.Errorf("no receipt: %s", inbound.Data())
 	}

@@ -62,28 +62,32 @@ type Outcome struct {
 	// Final says that the message itself has come to its end. Only "read" may follow
 	// "delivered". What was only delivered to the operator may stay so for ever.
 	Final bool `json:"final"`
+	// Rank is how far that is: of two events about one message at one channel, the
+	// one with the higher rank knows more, whichever came first.
+	Rank int `json:"rank"`
 }
 
 // The states of an outcome by their rank; the failures stand beside them. sources:
 // 8x8 message-status-references.md, which gives no order.
 var ranks = map[string]int{
-	"unknown": -1, "queued": 0, "sent": 1, "delivered_to_operator": 2,
+	"unknown": 0, "queued": 1, "sent": 2, "delivered_to_operator": 3,
 	"undelivered": failedRank, "rejected": failedRank, "failed": failedRank,
-	"delivered": 4, "read": 5,
+	"delivered": 5, "read": 6,
 }
 
-const failedRank = 3
+const failedRank = 4
 
-func outcome(state string) Outcome { return Outcome{State: state, Final: ranks[state] >= failedRank} }
+func outcome(state string) Outcome {
+	return Outcome{State: state, Final: ranks[state] >= failedRank, Rank: ranks[state]}
+}
 
 // After is the outcome of a message of which before was known and o is said now.
 // What ended a message is never left, but that a delivered one may be read.
 func (o Outcome) After(before Outcome) Outcome {
-	now, was := ranks[o.State], ranks[before.State]
 	switch {
 	case before.State == "":
 		return o
-	case was == failedRank || now <= was:
+	case before.Rank == failedRank || o.Rank <= before.Rank:
 		return before
 	default:
 		return o

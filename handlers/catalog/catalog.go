@@ -8,6 +8,8 @@ package catalog
 
 import (
 	"encoding/json"
+	"slices"
+	"time"
 )
 
 // Action is one thing that can be run at 8x8 through Membrane.
@@ -25,6 +27,9 @@ type Action struct {
 	// OneCall says that the action makes one call to 8x8, so that a refusal wrapped
 	// in an action_run error means that nothing happened.
 	OneCall bool
+	// Gap is the least time between two calls that 8x8 allows; zero if it says nothing
+	// that a bridge could come near.
+	Gap time.Duration
 	// Reference is the input field that carries our reference to 8x8 and back.
 	Reference Reference
 	// Check reads the output of an HTTP 200 (nil: every 200 with JSON is a success).
@@ -37,6 +42,17 @@ type Action struct {
 	Normalize func(input map[string]any) error
 	// Measure counts the parts of the text messages in an input; nil where there are none.
 	Measure func(input map[string]any) *SMS
+}
+
+// Unreferenced says whether the action may send something that carries no
+// reference of ours, so that only 8x8's ids in its output lead back to it.
+func (a *Action) Unreferenced() bool {
+	if a.Safe || a.Reference != NoReference {
+		return false
+	}
+	return a.Output == nil || slices.ContainsFunc(a.Output.Properties(), func(name string) bool {
+		return name == "umid" || name == "batchId" || name == "sessionId"
+	})
 }
 
 // Reference names the input field that carries our reference.
