@@ -125,11 +125,11 @@ var (
 		return anyText(v)
 	})
 
-	sent = shape{
+	sentShape = shape{
 		"umid": uuid, "destination": digits, "encoding": matches(`^(GSM7|UCS2)$`), "clientMessageId?": textOrNull,
 		"status": shape{"code": matches(`^(QUEUED|REJECTED)$`), "description": someText},
 	}
-	batch   = shape{"batchId": uuid, "clientBatchId?": textOrNull, "acceptedCount": count, "rejectedCount": count, "messages": []shape{sent}}
+	batch   = shape{"batchId": uuid, "clientBatchId?": textOrNull, "acceptedCount": count, "rejectedCount": count, "messages": []shape{sentShape}}
 	details = shape{
 		"umid": uuid, "subAccountId": matches(`^[A-Za-z0-9\-._&]{3,50}$`), "direction": "outbound", "country?": matches(`^[A-Z]{2}$`),
 		"msisdn": matches(`^\+[0-9]+x{4}$`), "source": anyText, "body": "**MASKED**", "encoding": matches(`^(GSM7|GSM8|UCS2)$`), "createdAt": stamp,
@@ -237,7 +237,7 @@ func TestTenPopularActions(t *testing.T) {
 	}{
 		{id: "sms", kind: "send-sms", input: func() map[string]any {
 			return map[string]any{"destination": "+1 202 555 0110", "text": "Grüße €", "source": "ACME"}
-		}, output: sent.with(shape{"destination": "12025550110", "encoding": "GSM7", "status": shape{"code": "QUEUED", "description": someText}})},
+		}, output: sentShape.with(shape{"destination": "12025550110", "encoding": "GSM7", "status": shape{"code": "QUEUED", "description": someText}})},
 		{id: "sms-to-nobody", kind: "send-sms", input: func() map[string]any {
 			return map[string]any{"destination": "12", "text": "hello"}
 		}, failure: failure{Reason: bridge.ReasonInvalidInput}},
