@@ -42,7 +42,7 @@ func leftUnknown(t *testing.T, s *seams, b *Bridge, d Delivery, run func(Request
 	aside.Pair, aside.Redelivered = &Pair{Route: "r"}, true
 	held := deliver(t, b, aside)
 	<-time.After(2 * time.Minute)
-	b.doubts.look(t.Context())
+	b.doubts.lookThrough(t.Context())
 	if held.acks != 1 || !cmp.Equal(s.reasons(), []Reason{ReasonOutcomeUnknown}) {
 		t.Fatalf("%d acks, %d naks, dead letters %v", held.acks, held.naks, s.reasons())
 	}

@@ -227,6 +227,7 @@ const (
 	sweepMost   = maxDoubts
 	sweepTurn   = 10 * time.Second // less than sweepEvery, so that nobody is in its own way
 	sweepDirect = 100              // runs fetched by their id in one look, at most
+	sweepPlaces = 8                // looked at together: one that does not answer holds up none of the others
 )
 
 // sweeper looks for late evidence of unknowns, of this process and of any other,
@@ -234,6 +235,7 @@ const (
 // one of them looks each time.
 type sweeper struct {
 	b      *Bridge
+	mu     sync.Mutex // held by the looks of a round, who change known
 	known  map[Key]*swept
 	loaded bool // once at least
 }
@@ -283,6 +285,9 @@ func (s *sweeper) round(ctx context.Context) {
 			due[at] = append(due[at], u)
 		}
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	places := make(chan struct{}, sweepPlaces)
 	for at, some := range due {
 		if ctx.Err() != nil {
 			return
@@ -300,7 +305,11 @@ func (s *sweeper) round(ctx context.Context) {
 			u.inherited, u.next = false, now.Add(max(sweepEvery, now.Sub(u.since)))
 		}
 		if ours {
-			s.guarded(func() { s.lookAt(ctx, at, some) })
+			places <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-places }()
+				s.guarded(func() { s.lookAt(ctx, at, some) })
+			})
 		}
 	}
 }
@@ -409,5 +418,7 @@ func (s *sweeper) judge(ctx context.Context, u *swept, log RunLog, ok bool) {
 		u.next = b.Now().Add(sweepEvery)
 		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.known, u.entry.Key)
 }

@@ -197,7 +197,7 @@ func TestReceiptAtEveryStep(t *testing.T) {
 				})
 				held := doubted(t, b)
 				<-time.After(2 * time.Minute)
-				b.doubts.look(t.Context())
+				b.doubts.lookThrough(t.Context())
 				<-time.After(2 * time.Hour)
 				synctest.Wait()
 				if held.acks != 1 || times == 0 {
@@ -221,14 +221,14 @@ func TestReceiptWhileNoLogCanBeRead(t *testing.T) {
 		s.list = func() error { return errRefused }
 		held := doubted(t, b)
 		<-time.After(2 * time.Minute)
-		b.doubts.look(t.Context())
+		b.doubts.lookThrough(t.Context())
 		if held.acks != 0 || s.record(k).State != Running {
 			t.Errorf("%d acks, %s", held.acks, s.record(k).State)
 		}
 		if err := receipted(t, b, s, k); err != nil {
 			t.Error(err)
 		}
-		b.doubts.look(t.Context())
+		b.doubts.lookThrough(t.Context())
 		if err := shownByReceipt(s, k); err != nil || held.acks != 1 {
 			t.Error(held.acks, err)
 		}
@@ -256,7 +256,7 @@ func TestReceiptComesAgain(t *testing.T) {
 				k := keyOf("1", "r")
 				doubted(t, b)
 				<-time.After(2 * time.Minute)
-				b.doubts.look(t.Context())
+				b.doubts.lookThrough(t.Context())
 				if diff := cmp.Diff([]Reason{ReasonOutcomeUnknown}, s.reasons()); diff != "" {
 					t.Fatal(diff)
 				}
@@ -286,7 +286,7 @@ func TestOverturnedThenDiedForGood(t *testing.T) {
 		k := keyOf("1", "r")
 		doubted(t, b)
 		<-time.After(2 * time.Minute)
-		b.doubts.look(t.Context())
+		b.doubts.lookThrough(t.Context())
 		s.store = func() error { return errRefused }
 		if err := receipted(t, b, s, k); err == nil || s.record(k).State != Succeeded {
 			t.Fatalf("%v, %s", err, s.record(k).State)
@@ -319,7 +319,7 @@ func TestUnknownThenDiedBeforeTheReceiptWasRead(t *testing.T) {
 		}
 		held := doubted(t, b)
 		<-time.After(2 * time.Minute)
-		b.doubts.look(t.Context())
+		b.doubts.lookThrough(t.Context())
 		if held.naks != 1 || s.record(k).State != UnknownSt || len(s.reasons()) != 0 {
 			t.Errorf("%d naks, %s, dead letters %v", held.naks, s.record(k).State, s.reasons())
 		}
@@ -375,7 +375,7 @@ func TestReceiptOfAnOldTry(t *testing.T) {
 		k := keyOf("1", "r")
 		doubted(t, b)
 		<-time.After(2 * time.Minute)
-		b.doubts.look(t.Context())
+		b.doubts.lookThrough(t.Context())
 		for _, try := range []string{newTry(), ""} {
 			rec, err := b.Receipt(t.Context(), k, try, Receipt{UMID: "0f3c", State: "sent"})
 			if err != nil || rec.Cause.ID != "1" {
@@ -419,7 +419,7 @@ func TestReceiptStopsARepeat(t *testing.T) {
 				doubted(t, b)
 				come("in doubt")
 				<-time.After(2 * time.Minute)
-				b.doubts.look(t.Context())
+				b.doubts.lookThrough(t.Context())
 				come("while it waits")
 				<-time.After(time.Hour)
 				d := orderEvent("1", "+12025550101")
@@ -445,7 +445,7 @@ func unknowns(t *testing.T, s *seams, b *Bridge, ids ...string) {
 		deliver(t, b, d)
 	}
 	<-time.After(2 * time.Minute)
-	b.doubts.look(t.Context())
+	b.doubts.lookThrough(t.Context())
 	for _, id := range ids {
 		if got := s.record(keyOf(id, "r")).State; got != UnknownSt {
 			t.Fatalf("event %s is %s", id, got)

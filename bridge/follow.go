@@ -137,9 +137,16 @@ func (b *Bridge) poll(ctx context.Context, e *occurrence, p *pair) fate {
 	if held != nil {
 		return fate{kind: waits, delay: held.delay}
 	}
-	slot, got := b.slots.take(p.frozen, b.draining, 0)
+	limit := time.Duration(0)
+	if p.frozen.Tenant != "" && b.slots.isShared() {
+		limit = slotPatience // as in pair
+	}
+	slot, got := b.slots.take(p.frozen, b.draining, limit)
 	if got != slotTaken {
 		pass.leave(false, nil)
+		if got == slotLater {
+			return fate{kind: waits, delay: b.slots.later(p.frozen)}
+		}
 		return fate{kind: again}
 	}
 	reply, failure := b.runPoll(ctx, p, pass, slot, input)

@@ -2,6 +2,8 @@ package bridge
 
 import (
 	"context"
+	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -10,23 +12,33 @@ import (
 
 // Gates hold runs back while a connection or a route cannot do any good (rules
 // R8, R9): one gate for each connection of each tenant, closed by refusals and
-// by unclear outcomes in a row, and one for each route, closed by answers that
-// say the route itself must be mended. A closed gate is probed with a read,
-// then lets one event at a time through until one comes back well.
+// by unclear outcomes in a row, and one for each route there, closed by answers
+// that say the route itself must be mended, or this tenant's connection. A
+// closed gate is probed with a read, then lets one event at a time through until
+// one comes back well.
 //
 // There is an entry only for a gate that has seen trouble, so that the usual
 // way costs one look at an empty map.
+//
+// Tenants may be many, and so may closed gates be. What they cost all others is
+// bounded: how many pairs come to ask at them (see line), and how many probes
+// fail, since who waits to be probed waits in turn.
 const (
 	gateFirst     = time.Second     // closed for this long at first, without a Retry-After
 	gateMost      = 4 * time.Second // and at most for this long between probes
 	gateUnknowns  = 5               // this many unclear outcomes in a row close a connection
 	gateRetry     = 250 * time.Millisecond
 	maxRetryAfter = time.Hour
+
+	maxGates   = 10_000                 // remembered; beyond them each pair finds out for itself
+	maxProbes  = 8                      // at a time: one that is not answered holds up none of the others
+	probePause = 500 * time.Millisecond // after one that failed: two of those in a second, whatever the number of gates
+	gateForget = time.Minute            // a tenant's gate that nobody has come to for so long is not probed any more
 )
 
 type gateKey struct {
-	route  string // either a route's identity,
-	name   string // or a connection's name, id or key
+	route  string // identity of the one route that it is for; "" for all at the place
+	name   string // of the connection, its id and its key
 	tenant string
 }
 
@@ -34,28 +46,62 @@ type gate struct {
 	place    Place
 	until    time.Time // closed at least until then
 	closed   bool
+	asked    bool // by a probe that is under way
 	trial    bool // half open, and one event is through
 	failures int  // closings in a row
 	unknowns int
 	why      Reason
+	line     line // of those who are sent away
 }
 
 type gates struct {
 	now  func() time.Time
 	mu   sync.RWMutex
 	all  map[gateKey]*gate
+	shut map[string]int // closed gates of connections, without those of tenants, by name
+	rest time.Time      // no probe before
 	wake chan struct{}
 }
 
 func (g *gates) init(now func() time.Time) {
-	g.now, g.all, g.wake = now, map[gateKey]*gate{}, make(chan struct{}, 1)
+	g.now, g.all, g.shut, g.wake = now, map[gateKey]*gate{}, map[string]int{}, make(chan struct{}, 1)
+}
+
+// line tells those who are sent away when to come again, so that they do not all
+// come at once: there may be thousands that wait for one tenant, and each time
+// that they come they take turns with the pairs of all others.
+type line struct {
+	at   time.Time
+	here int // told to come then
+}
+
+// How many come in each gateRetry, of one line and of all together: 64 and 512 in
+// a second, each of which costs half of what an event costs that is sent.
+const (
+	lineMost  = 16
+	linesMost = 128
+)
+
+// next is when to come again, not sooner than after so long; of is how many lines there are.
+func (l *line) next(now time.Time, soonest time.Duration, of int) time.Duration {
+	at, step := now.Add(soonest), gateRetry*time.Duration(1+of/linesMost)
+	switch {
+	case !at.Before(l.at.Add(step)):
+		l.at, l.here = at, 0
+	case at.Before(l.at):
+		at = l.at
+	}
+	if l.here++; l.here >= max(1, min(lineMost, linesMost/max(1, of))) {
+		l.at, l.here = l.at.Add(step), 0
+	}
+	return at.Sub(now)
 }
 
 // pass is the right to make one run.
 type pass struct {
 	g     *gates
 	f     Frozen
-	route gateKey
+	route string // whose gate is asked beside the connection's
 	trial bool
 	// poll says that an outage shuts the route's gate alone: 8x8 bounds some reads far
 	// below what it takes otherwise.
@@ -72,13 +118,19 @@ func connectionKey(f Frozen) gateKey {
 	return gateKey{name: f.Connection + "\x00" + f.ConnID + "\x00" + f.ConnKey, tenant: f.Tenant}
 }
 
+// of is the key of one route, or of what polls for one, at the same place.
+func (k gateKey) of(route string) gateKey {
+	k.route = route
+	return k
+}
+
 func (g *gates) enter(f Frozen) (pass, *shut) {
-	return g.admit(pass{g: g, f: f, route: gateKey{route: f.Route}})
+	return g.admit(pass{g: g, f: f, route: f.Route})
 }
 
 // enterPoll is enter for a poll of a follow-up.
 func (g *gates) enterPoll(f Frozen, a *catalog.Action) (pass, *shut) {
-	return g.admit(pass{g: g, f: f, route: pollKey(f, a), poll: true})
+	return g.admit(pass{g: g, f: f, route: pollKey(f, a).route, poll: true})
 }
 
 func (g *gates) admit(p pass) (pass, *shut) {
@@ -90,14 +142,15 @@ func (g *gates) admit(p pass) (pass, *shut) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	two := [2]*gate{g.all[p.route], g.all[connectionKey(p.f)]}
+	now, connection := g.now(), connectionKey(p.f)
+	two := [2]*gate{g.all[connection.of(p.route)], g.all[connection]}
 	for _, one := range two {
 		switch {
 		case one == nil:
 		case one.closed:
-			return p, &shut{why: one.why, delay: max(one.until.Sub(g.now()), gateRetry)}
+			return p, g.sendAway(p.f, one, max(one.until.Sub(now), gateRetry))
 		case one.trial:
-			return p, &shut{why: one.why, delay: gateRetry}
+			return p, g.sendAway(p.f, one, gateRetry)
 		}
 	}
 	for _, one := range two {
@@ -106,6 +159,16 @@ func (g *gates) admit(p pass) (pass, *shut) {
 		}
 	}
 	return p, nil
+}
+
+// sendAway says when to come again. Those of a tenant stand in line; what waits for a
+// connection that has only one keeps nobody from anything, and is wanted at once when
+// its gate opens.
+func (g *gates) sendAway(f Frozen, one *gate, delay time.Duration) *shut {
+	if f.Tenant != "" {
+		delay = one.line.next(g.now(), delay, len(g.all))
+	}
+	return &shut{why: one.why, delay: delay}
 }
 
 // leave returns the pass. ran is false if no request was made; f is how the
@@ -122,7 +185,8 @@ func (p pass) leave(ran bool, f *Failure) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	connection, route := connectionKey(p.f), p.route
+	connection := connectionKey(p.f)
+	route := connection.of(p.route)
 	if p.trial {
 		for _, k := range []gateKey{connection, route} {
 			if one := g.all[k]; one != nil {
@@ -140,92 +204,139 @@ func (p pass) leave(ran bool, f *Failure) {
 			delete(g.all, route)
 		}
 	case f.Kind == Outage && !p.poll:
-		g.shut(connection, p.f.Place(), f)
+		g.close(connection, p.f.Place(), f)
 	case f.Kind == Outage, f.Kind == Blocked:
-		g.shut(route, p.f.Place(), f)
+		g.close(route, p.f.Place(), f)
 	default:
 		one := g.at(connection, p.f.Place())
+		if one == nil {
+			return
+		}
 		if one.unknowns++; one.unknowns >= gateUnknowns || one.failures > 0 {
-			g.shut(connection, p.f.Place(), f)
+			g.close(connection, p.f.Place(), f)
 		}
 	}
 }
 
+// at is the gate of a key; nil if it is none yet and there are too many.
 func (g *gates) at(k gateKey, place Place) *gate {
 	one := g.all[k]
 	if one == nil {
+		if len(g.all) >= maxGates {
+			maps.DeleteFunc(g.all, func(_ gateKey, one *gate) bool { return !one.closed && !one.trial })
+		}
+		if len(g.all) >= maxGates {
+			return nil
+		}
 		one = &gate{place: place}
 		g.all[k] = one
 	}
 	return one
 }
 
-func (g *gates) shut(k gateKey, place Place, f *Failure) {
+func (g *gates) close(k gateKey, place Place, f *Failure) {
 	one := g.at(k, place)
+	if one == nil {
+		return
+	}
 	if !one.closed { // the others that were in flight say nothing new
 		one.until = g.now().Add(min(gateMost, gateFirst<<min(one.failures, 10)))
 		one.failures++
 		one.closed, one.unknowns, one.why = true, 0, f.Reason
+		if one.line.at.Before(one.until) {
+			one.line.at = one.until // whose run it was comes then
+		}
+		if k.ofAll() {
+			g.shut[cutName(k.name)]++
+		}
 	}
 	if f.RetryAfter > 0 {
 		if until := g.now().Add(min(f.RetryAfter, maxRetryAfter)); until.After(one.until) {
 			one.until = until
 		}
 	}
+	g.stir()
+}
+
+// stir makes the prober look again.
+func (g *gates) stir() {
 	select {
 	case g.wake <- struct{}{}:
 	default:
 	}
 }
 
+// ofAll says whether nothing can pass at the connection while the gate is closed.
+func (k gateKey) ofAll() bool { return k.route == "" && k.tenant == "" }
+
 func (g *gates) connectionClosed(name string) bool {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	for k, one := range g.all {
-		if k.route == "" && one.closed && k.tenant == "" && cutName(k.name) == name {
-			return true
-		}
-	}
-	return false
+	return g.shut[name] > 0
 }
 
 func cutName(s string) string {
-	for i := range len(s) {
-		if s[i] == 0 {
-			return s[:i]
-		}
-	}
-	return s
+	name, _, _ := strings.Cut(s, "\x00")
+	return name
 }
 
-// next returns the gates whose time is up and how long until another one's is.
-func (g *gates) next() (due map[gateKey]Place, in time.Duration) {
-	g.mu.RLock()
-	defer g.mu.RUnlock()
-	due, in = map[gateKey]Place{}, time.Hour
-	for k, one := range g.all {
-		if !one.closed {
+// next picks the gate to be probed now, or says how long until there may be one.
+// One that was closed just now comes before those that were often looked at in
+// vain, so that these, however many, do not hold it up.
+func (g *gates) next() (k gateKey, place Place, in time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.now()
+	if left := g.rest.Sub(now); left > 0 {
+		return k, place, left
+	}
+	in = time.Hour
+	var best *gate
+	for key, one := range g.all {
+		if !one.closed || one.asked {
 			continue
 		}
-		if left := one.until.Sub(g.now()); left > 0 {
+		if left := one.until.Sub(now); left > 0 {
 			in = min(in, left)
-		} else {
-			due[k] = one.place
+			continue
+		}
+		if key.tenant != "" && now.Sub(one.line.at) > gateForget {
+			delete(g.all, key) // who comes after all tries it himself
+			continue
+		}
+		if best == nil || one.failures < best.failures || one.failures == best.failures && one.until.Before(best.until) {
+			k, best = key, one
 		}
 	}
-	return due, in
+	if best == nil {
+		return k, place, in
+	}
+	best.asked = true
+	return k, best.place, 0
 }
 
 // probed opens a gate half way, or keeps it closed for a while longer.
 func (g *gates) probed(k gateKey, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	now := g.now()
+	if err != nil {
+		g.rest = now.Add(probePause)
+	}
 	one := g.all[k]
-	if one == nil {
+	if one == nil || !one.closed {
 		return
 	}
+	one.asked = false
 	if err == nil {
 		one.closed, one.trial = false, false
+		if k.ofAll() {
+			if name := cutName(k.name); g.shut[name] > 1 {
+				g.shut[name]--
+			} else {
+				delete(g.shut, name)
+			}
+		}
 		return
 	}
 	wait := min(gateMost, gateFirst<<min(one.failures, 10))
@@ -233,29 +344,35 @@ func (g *gates) probed(k gateKey, err error) {
 		wait = min(f.RetryAfter, maxRetryAfter)
 	}
 	one.failures++
-	one.until = g.now().Add(wait)
+	one.until = now.Add(wait)
+	g.stir()
 }
 
 // probe asks closed gates' places with a read, until ctx ends.
 func (b *Bridge) probe(ctx context.Context) {
-	for {
-		due, in := b.gates.next()
-		var wg sync.WaitGroup
-		for k, place := range due {
-			wg.Go(func() { b.gates.probed(k, b.Runner.Probe(ctx, place)) })
-		}
-		wg.Wait()
-		if len(due) > 0 {
+	busy := make(chan struct{}, maxProbes)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for ctx.Err() == nil {
+		k, place, in := b.gates.next()
+		if in > 0 {
+			timer := time.NewTimer(in)
+			select {
+			case <-ctx.Done():
+			case <-b.gates.wake:
+			case <-timer.C:
+			}
+			timer.Stop()
 			continue
 		}
-		timer := time.NewTimer(in)
 		select {
+		case busy <- struct{}{}:
 		case <-ctx.Done():
-			timer.Stop()
 			return
-		case <-b.gates.wake:
-			timer.Stop()
-		case <-timer.C:
 		}
+		wg.Go(func() {
+			defer func() { <-busy }()
+			b.gates.probed(k, b.Runner.Probe(ctx, place))
+		})
 	}
 }

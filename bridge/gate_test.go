@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"errors"
+	"strconv"
 	"testing"
 	"time"
 
@@ -43,18 +44,19 @@ func (h *gateHouse) waits(f Frozen, delay time.Duration, why Reason) {
 	}
 }
 
-// due lists the places to be probed now, and when the next one is.
-func (h *gateHouse) due(want int, in time.Duration) []gateKey {
+// due lists the gates to be probed now, and looks when the next one is.
+func (h *gateHouse) due(want int, in time.Duration) (due []gateKey) {
 	h.t.Helper()
-	due, next := h.next()
-	if len(due) != want || want == 0 && next != in {
-		h.t.Fatalf("%d gates to be probed and the next in %v, want %d in %v", len(due), next, want, in)
+	for {
+		k, _, next := h.next()
+		if next > 0 {
+			if len(due) != want || want == 0 && next != in {
+				h.t.Fatalf("%d gates to be probed and the next in %v, want %d in %v", len(due), next, want, in)
+			}
+			return due
+		}
+		due = append(due, k)
 	}
-	var keys []gateKey
-	for k := range due {
-		keys = append(keys, k)
-	}
-	return keys
 }
 
 func (h *gateHouse) open(n int) {
@@ -242,14 +244,9 @@ func TestGateTenants(t *testing.T) {
 		t.Error("the connection is closed for all because one tenant's is")
 	}
 	h.clock = h.clock.Add(time.Second)
-	due, _ := h.next()
-	if len(due) != 1 {
-		t.Fatalf("%d gates to be probed, want 1", len(due))
-	}
-	for _, place := range due {
-		if diff := cmp.Diff(Place{Tenant: "acme", ConnectionKey: "8x8-main"}, place); diff != "" {
-			t.Errorf("probed at (-want +got):\n%s", diff)
-		}
+	_, place, _ := h.next()
+	if diff := cmp.Diff(Place{Tenant: "acme", ConnectionKey: "8x8-main"}, place); diff != "" {
+		t.Errorf("probed at (-want +got):\n%s", diff)
 	}
 }
 
@@ -290,4 +287,142 @@ func TestGateProbedAfterItOpened(t *testing.T) {
 	h.goes(shipped).leave(true, nil)
 	h.probed(key, outage) // of a look that took long
 	h.open(0)
+}
+
+// What one tenant's connection needs a person for is nothing to the others, of the
+// same route too.
+func TestGateBlockedTenant(t *testing.T) {
+	t.Parallel()
+	h := newGateHouse(t)
+	ours, theirs := shipped, shipped
+	ours.Tenant, theirs.Tenant = "acme", "example"
+	h.goes(ours).leave(true, &Failure{Kind: Blocked, Reason: ReasonNotReady})
+	h.waits(ours, time.Second, ReasonNotReady)
+	h.goes(theirs).leave(true, nil)
+	h.waits(ours, time.Second, ReasonNotReady)
+	if h.connectionClosed("main") {
+		t.Error("the connection is closed for all because one tenant's is")
+	}
+}
+
+func tenant(i int) Frozen {
+	f := shipped
+	f.Tenant = "t" + strconv.Itoa(i)
+	return f
+}
+
+// Those who are sent away come again so many at a time, whatever their number and
+// that of the gates.
+func TestGateLine(t *testing.T) {
+	t.Parallel()
+	for _, gates := range []int{1, 10, 1000} {
+		h := newGateHouse(t)
+		for i := range gates {
+			h.goes(tenant(i)).leave(true, outage)
+		}
+		come := map[int]int{} // by the gateRetry in which they do
+		for i := range 20_000 {
+			_, shut := h.enter(tenant(i % gates))
+			if shut == nil || shut.delay < time.Second {
+				t.Fatalf("%d: %+v", i, shut)
+			}
+			come[int(shut.delay/gateRetry)]++
+		}
+		for at, n := range come {
+			// Each gate may begin with one, whatever the others do.
+			if n > max(min(linesMost, gates*lineMost), gates) {
+				t.Errorf("%d gates: %d come in the %dth %v", gates, n, at, gateRetry)
+			}
+		}
+	}
+}
+
+// However many gates are closed, two probes in a second fail, and a gate that was
+// closed just now does not stand behind those which have been closed for long.
+func TestGatesAreProbedInTurn(t *testing.T) {
+	t.Parallel()
+	const many = 200
+	h := newGateHouse(t)
+	for i := range many {
+		h.goes(tenant(i)).leave(true, outage)
+	}
+	probes := map[string]int{}
+	probe := func(d time.Duration) (n int) {
+		for end := h.clock.Add(d); h.clock.Before(end); {
+			k, place, in := h.next()
+			if in > 0 {
+				h.clock = h.clock.Add(in)
+				continue
+			}
+			for i := range many { // whose pairs still wait
+				h.enter(tenant(i))
+			}
+			n++
+			probes[place.Tenant]++
+			h.probed(k, outage)
+		}
+		return n
+	}
+	if n := probe(2 * time.Minute); n > 241 {
+		t.Errorf("%d probes in two minutes", n)
+	}
+	for i := range many {
+		if n := probes[tenant(i).Tenant]; n < 1 || n > 2 {
+			t.Errorf("tenant %d was probed %d times", i, n)
+		}
+	}
+	fresh := shipped
+	fresh.Tenant = "fresh"
+	h.goes(fresh).leave(true, outage)
+	probe(2 * time.Second)
+	if probes["fresh"] == 0 {
+		t.Error("a gate closed just now waits for those that were closed before")
+	}
+
+	// Once they are well, nothing holds them up.
+	opened, begun := 0, h.clock
+	for h.clock.Sub(begun) < 2*gateMost {
+		k, _, in := h.next()
+		if in > 0 {
+			h.clock = h.clock.Add(in)
+			continue
+		}
+		opened++
+		h.probed(k, nil)
+	}
+	if opened != many+1 {
+		t.Errorf("%d of %d gates opened within %v", opened, many+1, 2*gateMost)
+	}
+}
+
+// A tenant that nobody sends to any more is not probed for ever, and gates are not
+// remembered without end.
+func TestGatesAreForgotten(t *testing.T) {
+	t.Parallel()
+	h := newGateHouse(t)
+	gone := shipped
+	gone.Tenant = "gone"
+	h.goes(gone).leave(true, outage)
+	h.goes(shipped).leave(true, outage) // this one is looked at whatever comes: its pairs are not taken while it is closed
+	for range 100 {
+		h.clock = h.clock.Add(gateMost)
+		if k, _, in := h.next(); in <= 0 {
+			h.probed(k, outage)
+		}
+	}
+	h.open(1)
+
+	for i := range 2 * maxGates {
+		p := h.goes(tenant(i))
+		if i%2 == 0 {
+			p.leave(true, unclear)
+		} else {
+			p.leave(true, outage)
+		}
+	}
+	if len(h.all) > maxGates {
+		t.Errorf("%d gates are remembered", len(h.all))
+	}
+	h.goes(gone).leave(true, outage) // beyond them, each finds out for itself
+	h.goes(gone)
 }

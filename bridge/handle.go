@@ -159,14 +159,14 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 			return b.park(ctx, e, p, held)
 		}
 		limit := time.Duration(0)
-		if e.d.Pair == nil && b.slots.isShared() {
-			limit = slotPatience // whoever takes events takes those of other connections too (R10)
+		if (e.d.Pair == nil || p.frozen.Tenant != "") && b.slots.isShared() {
+			limit = slotPatience // whoever takes it takes those of other connections, or tenants, too (R10)
 		}
 		slot, got := b.slots.take(p.frozen, b.draining, limit)
 		if got != slotTaken {
 			pass.leave(false, nil)
 			if got == slotLater {
-				return b.park(ctx, e, p, &shut{why: WhyBusy})
+				return b.park(ctx, e, p, &shut{why: WhyBusy, delay: b.slots.later(p.frozen)})
 			}
 			return fate{kind: again}
 		}

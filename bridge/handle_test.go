@@ -129,7 +129,7 @@ func TestUnknownIsRepeatedOnce(t *testing.T) {
 			d.Redelivered = true
 			held := deliver(t, b, d)
 			<-time.After(2 * time.Minute)
-			b.doubts.look(t.Context())
+			b.doubts.lookThrough(t.Context())
 			if held.acks+held.naks != 1 {
 				t.Fatalf("%d acks, %d naks", held.acks, held.naks)
 			}
@@ -182,7 +182,7 @@ func TestEvidenceWhileTheLetterIsOnItsWay(t *testing.T) {
 			_, err := s.put(write{k, e.Record, e.Revision})
 			return err
 		}
-		b.doubts.look(t.Context())
+		b.doubts.lookThrough(t.Context())
 		if held.acks != 1 || len(s.reasons()) != 0 {
 			t.Errorf("%d acks, %d naks, dead letters %v", held.acks, held.naks, s.reasons())
 		}
@@ -268,7 +268,7 @@ func TestDoubtLooksWhereItWasSent(t *testing.T) {
 			return nil
 		}
 		held := deliver(t, elsewhere, d)
-		elsewhere.doubts.look(t.Context())
+		elsewhere.doubts.lookThrough(t.Context())
 		if s.record(k).State != Succeeded || held.acks != 1 {
 			t.Errorf("state %s, %d acks, %d naks", s.record(k).State, held.acks, held.naks)
 		}

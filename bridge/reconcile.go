@@ -16,7 +16,8 @@ import (
 // could still have shown up, by the server's clock (rule R5).
 const (
 	lookFirst = 250 * time.Millisecond // pause before the second look
-	lookMost  = 2 * time.Second        // and the longest between two
+	lookMost  = 2 * time.Second        // and the longest between two,
+	lookEach  = 100 * time.Millisecond // unless there are many places: those of many tenants take turns
 	maxDoubts = 20_000                 // messages held at most; more are handed back for later
 )
 
@@ -26,15 +27,20 @@ type reconciler struct {
 	open map[Key]*doubtful
 	wake chan struct{}
 	done bool
+	// looking are the places that are being looked at: one that does not answer holds
+	// up none of the others.
+	looking map[Place]bool
+	looks   sync.WaitGroup
 }
 
 type doubtful struct {
-	e *occurrence
-	p *pair
+	e  *occurrence
+	p  *pair
+	at Place // of p, which belongs to who looks at it
 }
 
 func newReconciler(b *Bridge) *reconciler {
-	return &reconciler{b: b, open: map[Key]*doubtful{}, wake: make(chan struct{}, 1)}
+	return &reconciler{b: b, open: map[Key]*doubtful{}, looking: map[Place]bool{}, wake: make(chan struct{}, 1)}
 }
 
 // take holds a pair in doubt until its outcome is known.
@@ -46,7 +52,7 @@ func (r *reconciler) take(e *occurrence, p *pair) {
 		e.d.Settle.Nak(lookMost)
 		return
 	}
-	r.open[p.key] = &doubtful{e: e, p: p}
+	r.open[p.key] = &doubtful{e: e, p: p, at: p.frozen.Place()}
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
@@ -56,6 +62,7 @@ func (r *reconciler) take(e *occurrence, p *pair) {
 
 func (r *reconciler) run(ctx context.Context) {
 	defer r.handBack()
+	defer r.looks.Wait()
 	pause := lookFirst
 	for {
 		if r.empty() {
@@ -69,8 +76,9 @@ func (r *reconciler) run(ctx context.Context) {
 		if !sleep(ctx, pause) {
 			return
 		}
+		places := r.look(ctx)
 		pause = min(2*pause, lookMost) // although some were settled: what a crash left may show bit by bit
-		r.look(ctx)
+		pause = max(pause, time.Duration(places)*lookEach)
 	}
 }
 
@@ -90,28 +98,39 @@ func (r *reconciler) handBack() {
 	}
 }
 
-// look lists each place once and settles what can be settled.
-func (r *reconciler) look(ctx context.Context) {
+// look begins to list each place that is not being listed, to settle what can be
+// settled, and returns how many these are.
+func (r *reconciler) look(ctx context.Context) int {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	places := map[Place][]*doubtful{}
 	for _, d := range r.open {
-		at := d.p.frozen.Place()
-		places[at] = append(places[at], d)
+		if !r.looking[d.at] {
+			places[d.at] = append(places[d.at], d)
+		}
 	}
-	r.mu.Unlock()
-
-	var wg sync.WaitGroup
 	for at, doubts := range places {
-		wg.Go(func() { r.lookAt(ctx, at, doubts) })
+		r.looking[at] = true
+		r.looks.Go(func() {
+			defer func() {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				delete(r.looking, at)
+				for _, d := range doubts {
+					d.at = d.p.frozen.Place()
+				}
+			}()
+			r.lookAt(ctx, at, doubts)
+		})
 	}
-	wg.Wait()
+	return len(places)
 }
 
 func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) {
 	b := r.b
 	// The record as it is now decides, not as it was when the doubt began: most
 	// doubts are about a run that is under way elsewhere and ends well there.
-	open := doubts[:0]
+	var open []*doubtful
 	for _, d := range doubts {
 		try := d.p.rec.Try
 		switch err := b.reread(ctx, d.p); {

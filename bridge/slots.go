@@ -11,13 +11,21 @@ import (
 // Where all routes run at one place, there is nobody to be fair to, and it may
 // have them all. Otherwise a place may hold three quarters of what the others
 // have left: however long its runs take, there is room for another's, and
-// however many places are slow, each leaves some.
+// however many places are slow, each leaves some. It comes to so many only by degrees: it
+// begins with an eighth, has one more for each run that has come back, and begins
+// anew when none comes back any more. So a place that never answers keeps an
+// eighth of the slots from the others until its gate closes.
 //
 // Who finds its share taken waits, as long as runs there are so quick that its
 // turn comes soon. If not, the pair is set aside, so that it keeps nobody who
-// takes events from those of other places: there it waits among its own.
+// takes events from those of other places: there it waits among its own, or,
+// where a connection has several tenants, comes again in turn.
 const (
 	shareOf, shareIn = 3, 4
+	firstShare       = 8 // one in so many
+	// slotSilence is how long nothing comes back from a place, at least, until it
+	// counts as silent.
+	slotSilence = time.Second
 	// slotPatience is how long a pair of an event waits for a slot before it is set aside.
 	slotPatience = 500 * time.Millisecond
 )
@@ -41,6 +49,9 @@ type share struct {
 	held  int
 	queue []chan struct{} // of those who wait; closed when a slot is given
 	took  time.Duration   // how long its runs have taken of late
+	most  int             // it may have for now
+	back  time.Time       // when a run came back last, or the first one began
+	line  line            // of those who were sent away
 }
 
 // slot is one that is held.
@@ -73,7 +84,7 @@ func (s *slots) take(f Frozen, stop <-chan struct{}, limit time.Duration) (slot,
 		s.mu.Unlock()
 		return slot{s, sh, s.now()}, slotTaken
 	}
-	if limit > 0 && sh.wait() > limit/2 {
+	if limit > 0 && s.wait(sh) > limit/2 {
 		s.tidy(sh)
 		s.mu.Unlock()
 		return slot{}, slotLater
@@ -125,9 +136,27 @@ func (x slot) free(ran bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ran {
-		x.sh.took += (s.now().Sub(x.at) - x.sh.took) / 8
+		now := s.now()
+		x.sh.took += (now.Sub(x.at) - x.sh.took) / 8
+		x.sh.back, x.sh.most = now, min(x.sh.most+1, s.most)
 	}
 	s.takeBack(x.sh)
+}
+
+// later is when somebody whose place has no slot for him may come again.
+func (s *slots) later(f Frozen) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sh, now, lines := s.shares[slotKeyOf(f)], s.now(), 1
+	if sh == nil {
+		return gateRetry // there is room by now
+	}
+	for _, other := range s.shares {
+		if other != sh && other.line.at.After(now) {
+			lines++
+		}
+	}
+	return sh.line.next(now, gateRetry, lines)
 }
 
 // setShared says whether there are several places to be fair to.
@@ -150,13 +179,15 @@ func (s *slots) inUse() int {
 	return s.used
 }
 
+func slotKeyOf(f Frozen) slotKey { return slotKey{f.Connection, f.ConnID, f.ConnKey, f.Tenant} }
+
 // --- with the lock held ---
 
 func (s *slots) share(f Frozen) *share {
-	k := slotKey{f.Connection, f.ConnID, f.ConnKey, f.Tenant}
+	k := slotKeyOf(f)
 	sh := s.shares[k]
 	if sh == nil {
-		sh = &share{key: k}
+		sh = &share{key: k, most: max(1, s.most/firstShare)}
 		s.shares[k] = sh
 	}
 	return sh
@@ -170,15 +201,29 @@ func (s *slots) fits(sh *share) bool {
 		return true
 	}
 	others := s.used - sh.held
-	return sh.held < max(1, (s.most-others)*shareOf/shareIn)
+	if sh.held > 0 && s.now().Sub(sh.back) > slotSilence+2*sh.took {
+		sh.most = max(1, s.most/firstShare)
+	}
+	return sh.held < max(1, min(sh.most, (s.most-others)*shareOf/shareIn))
 }
 
-// wait is how long the next one would wait, going by how long runs have taken.
-func (sh *share) wait() time.Duration {
-	return sh.took * time.Duration(len(sh.queue)+1) / time.Duration(max(1, sh.held))
+// wait is how long the next one would wait, going by how long runs have taken,
+// or for how long none has come back.
+func (s *slots) wait(sh *share) time.Duration {
+	took := sh.took
+	if sh.held > 0 {
+		took = max(took, s.now().Sub(sh.back))
+	}
+	return took * time.Duration(len(sh.queue)+1) / time.Duration(max(1, sh.held))
 }
 
-func (s *slots) give(sh *share) { sh.held++; s.used++ }
+func (s *slots) give(sh *share) {
+	if sh.held == 0 {
+		sh.back = s.now()
+	}
+	sh.held++
+	s.used++
+}
 
 func (s *slots) takeBack(sh *share) {
 	sh.held--

@@ -14,9 +14,12 @@ func newSlots(most int, shared bool) *slots {
 	return s
 }
 
-// fill takes slots for f until there is none for it.
+// fill takes slots for f, whose runs have been quick, until there is none for it.
 func fill(t *testing.T, s *slots, f Frozen) (held []slot) {
 	t.Helper()
+	s.mu.Lock()
+	s.share(f).most = s.most
+	s.mu.Unlock()
 	closed := make(chan struct{})
 	close(closed)
 	for {
@@ -187,6 +190,69 @@ func TestSlotsStopped(t *testing.T) {
 		wg.Wait()
 		if s.inUse() != 0 || len(s.shares) != 0 || len(s.line) != 0 {
 			t.Errorf("%d in use, %d shares, %d wait", s.inUse(), len(s.shares), len(s.line))
+		}
+	})
+}
+
+// A place begins with few slots and comes to its share by runs that end. One from
+// which nothing comes back begins anew: what it can keep from the others is little,
+// even if it was as quick as they are until just now.
+func TestSlotsByDegrees(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSlots(64, true)
+		closed := make(chan struct{})
+		close(closed)
+		all := func(f Frozen) (held []slot) {
+			for {
+				x, got := s.take(f, closed, 0)
+				if got != slotTaken {
+					return held
+				}
+				held = append(held, x)
+			}
+		}
+		one, _ := s.take(shipped, closed, 0) // a place that holds nothing is forgotten
+		for _, want := range []int{8, 15, 29, 48, 48} {
+			held := all(shipped)
+			if len(held)+1 != want {
+				t.Errorf("%d slots, want %d", len(held)+1, want)
+			}
+			<-time.After(100 * time.Millisecond)
+			for _, x := range held {
+				x.free(true)
+			}
+		}
+		<-time.After(slotSilence + time.Second)
+		silent := all(shipped)
+		if len(silent)+1 != 8 {
+			t.Errorf("%d slots after a silence, want 8", len(silent)+1)
+		}
+		if _, got := s.take(shipped, nil, slotPatience); got != slotLater {
+			t.Errorf("%v: nobody waits for a place that is silent", got)
+		}
+		if other := fill(t, s, abroad); len(other) != 42 { // three quarters of what is left
+			t.Errorf("another place has %d slots, want 42", len(other))
+		}
+		one.free(true)
+	})
+}
+
+// Those who find no slot come again, but not all at once.
+func TestSlotsComeAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSlots(8, true)
+		if got := s.later(shipped); got != gateRetry {
+			t.Errorf("%v, although there are slots", got)
+		}
+		fill(t, s, shipped)
+		var last time.Duration
+		for range 4 * lineMost {
+			last = s.later(shipped)
+		}
+		if want := 4 * gateRetry; last != want {
+			t.Errorf("the last of %d comes again in %v, want %v", 4*lineMost, last, want)
 		}
 	})
 }

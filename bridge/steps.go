@@ -298,6 +298,9 @@ func (b *Bridge) letter(e *occurrence, p *pair) DeadLetter {
 // park sets a pair aside that a closed gate holds back. That it waits is
 // recorded, so that its routes are frozen; no attempt is counted.
 func (b *Bridge) park(ctx context.Context, e *occurrence, p *pair, s *shut) fate {
+	if e.d.Deliveries == suspectFrom-1 { // it was decoded and mapped here, and did no harm (R14)
+		b.examined.add(markID(e.d))
+	}
 	if p.rec.State == "" {
 		rec := p.base()
 		rec.State, rec.Why = Waiting, s.why

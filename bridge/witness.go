@@ -59,8 +59,9 @@ func (w *witnesses) saw(at Place, run string, now time.Time) {
 	}
 }
 
-// maxWitnessed bounds the places that are looked at.
-const maxWitnessed = 100
+// maxWitnessed bounds the places that are looked at, and so the looks: about one in
+// three minutes, however many tenants there are.
+const maxWitnessed = 20
 
 // due are the runs to look for now, and how long until the next one.
 func (w *witnesses) due(now time.Time) (runs map[Place]string, in time.Duration) {

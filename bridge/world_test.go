@@ -502,3 +502,9 @@ func deliver(t *testing.T, b *Bridge, d Delivery) *settled {
 }
 
 func keyOf(id, route string) Key { return NewKey(EventHash("/shop", id), route, 0) }
+
+// lookThrough looks at each place and waits until that is done.
+func (r *reconciler) lookThrough(ctx context.Context) {
+	r.look(ctx)
+	r.looks.Wait()
+}

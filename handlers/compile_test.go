@@ -285,7 +285,8 @@ routes:
 	without.SetExtension("tenantid", nil)
 	empty := order()
 	empty.SetExtension("tenantid", "")
-	with := order()
+	with, long := order(), order()
+	long.SetExtension("tenantid", strings.Repeat("x", maxTenant+1))
 	const none = `tenant: gives no tenant: it must be a text that is not empty`
 	tests := []struct {
 		route, want, err string
@@ -296,6 +297,7 @@ routes:
 		{"number", "", `bridge.yaml:4:28: connection "number": ` + none, &with},
 		{"lone", "", `bridge.yaml:2:26: connection "lone": ` + none, &without},
 		{"lone", "", `bridge.yaml:2:26: connection "lone": ` + none, &empty},
+		{"lone", "", `bridge.yaml:2:26: connection "lone": tenant: gives a tenant of 257 bytes: it may have at most 256`, &long},
 		{"text", "", `bridge.yaml:3:26: connection "text": tenant: ${ .tenantid } gives null, which has no place in a text; use // to give it a default`, &without},
 	}
 	for _, tt := range tests {

@@ -7,6 +7,7 @@
 package handlers
 
 import (
+	"fmt"
 	"strconv"
 	"time"
 
@@ -123,6 +124,9 @@ func check(a *catalog.Action, input map[string]any) error {
 	return a.Input.Validate(input)
 }
 
+// maxTenant bounds a tenant's key, which goes into each of its tokens: many are kept.
+const maxTenant = 256
+
 // Place tells where the action runs for an event. The error is a
 // *MappingError if the connection's tenant is an expression that gives no
 // tenant, or an *ActionMissingError.
@@ -142,6 +146,9 @@ func (h *Handler) Place(v *View) (Place, error) {
 	text, ok := tenant.(string)
 	if !ok || text == "" {
 		return place, h.tenant.fail("gives no tenant: it must be a text that is not empty")
+	}
+	if len(text) > maxTenant {
+		return place, h.tenant.fail(fmt.Sprintf("gives a tenant of %d bytes: it may have at most %d", len(text), maxTenant))
 	}
 	place.Tenant = text
 	return place, nil

@@ -46,7 +46,12 @@ const (
 	// that a service that cannot be reached shows as that and not as us being late.
 	connectTimeout = 4 * time.Second
 	lookupTimeout  = 65 * time.Second
-	lookupConns    = 2
+	probeTimeout   = 10 * time.Second // a place that takes longer to answer a read is none to send to
+
+	// Lookups have connections of their own. One tenant may use two of them, so that one
+	// whose reads hang leaves the others theirs.
+	lookupConns  = 32
+	tenantsConns = 2
 )
 
 // Options says where Membrane is and who we are. Either Token is set, or
@@ -70,8 +75,8 @@ type Options struct {
 	// Defaults to 60 s.
 	RunLimit time.Duration
 	// Concurrency is how many runs may be in flight, and so how many connections
-	// runs may use. Lookups have two more of their own, so that neither waits for
-	// the other. Defaults to 64.
+	// runs may use. Lookups have others, so that neither waits for the other.
+	// Defaults to 64.
 	Concurrency int
 	// Now is the clock. Defaults to time.Now.
 	Now func() time.Time
@@ -96,6 +101,7 @@ type Client struct {
 	// minute, and the reconciler's lookups must not wait for that.
 	runs    *http.Transport
 	lookups *http.Transport
+	turns   turns // at lookups
 }
 
 var _ bridge.Runner = (*Client)(nil)
@@ -149,6 +155,7 @@ func New(o Options) (*Client, error) {
 		now:     o.Now,
 		runs:    newTransport(o.Concurrency, o),
 		lookups: newTransport(lookupConns, o),
+		turns:   turns{most: tenantsConns, of: map[string]*turn{}},
 	}, nil
 }
 

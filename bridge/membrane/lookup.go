@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 
 	"github.com/bridge8x8/bridge8x8/bridge"
 )
@@ -138,6 +139,8 @@ func (c *Client) self(ctx context.Context, tenant string) (Tenant, error) {
 // Probe reads the place's connection, or the tenant if it names none, and fails
 // unless runs can be expected to work there. See bridge.Runner.
 func (c *Client) Probe(ctx context.Context, at bridge.Place) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
 	idOrKey := at.ConnectionID
 	if idOrKey == "" {
 		idOrKey = at.ConnectionKey
@@ -175,6 +178,10 @@ func outageOf(message string) *bridge.Failure {
 func (c *Client) get(ctx context.Context, tenant string, u *url.URL, decode func(io.Reader) error) error {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
+	if !c.turns.take(ctx, tenant) {
+		return outageOf(unreachable(ctx, ctx.Err()))
+	}
+	defer c.turns.leave(tenant)
 	for renewed := false; ; renewed = true {
 		header, err := c.tokens.header(tenant)
 		if err != nil {
@@ -209,6 +216,55 @@ func (c *Client) get(ctx context.Context, tenant string, u *url.URL, decode func
 			return outageOf("membrane's answer cannot be read: it " + badAnswer(ctx, err))
 		}
 		return nil
+	}
+}
+
+// turns lets each tenant do so much at a time, and no more.
+type turns struct {
+	most int
+	mu   sync.Mutex
+	of   map[string]*turn // of tenants who do anything, or wait to
+}
+
+type turn struct {
+	slots chan struct{}
+	users int
+}
+
+// take waits for the tenant's turn; false if ctx ended first.
+func (t *turns) take(ctx context.Context, tenant string) bool {
+	t.mu.Lock()
+	one := t.of[tenant]
+	if one == nil {
+		one = &turn{slots: make(chan struct{}, t.most)}
+		t.of[tenant] = one
+	}
+	one.users++
+	t.mu.Unlock()
+	select {
+	case one.slots <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		t.forget(tenant)
+		return false
+	}
+}
+
+func (t *turns) leave(tenant string) {
+	t.mu.Lock()
+	one := t.of[tenant]
+	t.mu.Unlock()
+	<-one.slots
+	t.forget(tenant)
+}
+
+func (t *turns) forget(tenant string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if one := t.of[tenant]; one.users > 1 {
+		one.users--
+	} else {
+		delete(t.of, tenant)
 	}
 }
 

@@ -21,8 +21,8 @@ The controls need no token:
   GET    /_sandbox/effects           what happened at 8x8; ?count=true gives the number
   GET    /_sandbox/messages          every SMS, its state and its receipts
   GET    /_sandbox/faults            the rules of failure that are left
-  POST   /_sandbox/faults            adds a rule, or a list: {"kind":"refuse","times":3}
-  DELETE /_sandbox/faults            removes them all
+  POST   /_sandbox/faults            adds a rule, or a list: {"kind":"refuse","times":3,"tenant":"acme"}
+  DELETE /_sandbox/faults            removes them all, or with ?tenant= those about a tenant
   POST   /_sandbox/inbound           a phone sends an SMS: {"source":"+12025550101","body":"YES"}
   POST   /_sandbox/run-logs          what becomes of run logs: {"mode":"on"}, off, late or hidden
   GET    /_sandbox/webhook           where receipts are posted
@@ -50,8 +50,8 @@ func (s *Server) controlRoutes(mux *http.ServeMux) {
 		writeJSON(w, http.StatusOK, map[string]any{"items": s.world.Load().faults.list()})
 	})
 	mux.HandleFunc("POST /_sandbox/faults", s.controlFaults)
-	mux.HandleFunc("DELETE /_sandbox/faults", func(w http.ResponseWriter, _ *http.Request) {
-		s.world.Load().faults.clear()
+	mux.HandleFunc("DELETE /_sandbox/faults", func(w http.ResponseWriter, r *http.Request) {
+		s.ClearFaults(r.URL.Query().Get("tenant"))
 		w.WriteHeader(http.StatusNoContent)
 	})
 	mux.HandleFunc("POST /_sandbox/inbound", s.controlInbound)

@@ -25,6 +25,7 @@ const (
 	Unauthorized Kind = "unauthorized" // 401
 	Forbidden    Kind = "forbidden"    // 403
 	DropBefore   Kind = "drop-before"  // the connection is closed
+	Hang         Kind = "hang"         // nothing ever, until the caller gives up
 
 	// No effect, but a run log that says error.
 	ErrorBefore     Kind = "error-before"      // 500
@@ -52,7 +53,7 @@ const (
 )
 
 var answerKinds = []Kind{
-	Refuse, RateLimit, Unauthorized, Forbidden, DropBefore, ErrorBefore, VendorRateLimit, Defunct,
+	Refuse, RateLimit, Unauthorized, Forbidden, DropBefore, Hang, ErrorBefore, VendorRateLimit, Defunct,
 	ErrorAfter, DropAfter, HalfBody, Status, HTML,
 }
 
@@ -74,6 +75,8 @@ type Fault struct {
 	Kind Kind `json:"kind"`
 	// On is runs (the default), logs or reads.
 	On string `json:"on,omitempty"`
+	// Tenant limits a rule to requests of a tenant, by the key that its JWTs name.
+	Tenant string `json:"tenant,omitempty"`
 	// Action limits a rule on runs to an action key.
 	Action string `json:"action,omitempty"`
 	// Match limits a rule on runs to those whose meta.eventId or meta.key contains it.
@@ -177,11 +180,12 @@ func (f *faults) add(rules ...Fault) error {
 	return nil
 }
 
-func (f *faults) clear() {
+// clear removes the rules about a tenant, or all if it is empty.
+func (f *faults) clear(tenant string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.rules = nil
-	f.active.Store(0)
+	f.rules = slices.DeleteFunc(f.rules, func(rule *Fault) bool { return tenant == "" || rule.Tenant == tenant })
+	f.active.Store(int32(len(f.rules)))
 }
 
 func (f *faults) list() []Fault {
@@ -201,8 +205,8 @@ type trouble struct {
 	log    Fault
 }
 
-// pick draws the trouble of one request; action and meta are of a run.
-func (f *faults) pick(on, action string, meta json.RawMessage) (t trouble) {
+// pick draws the trouble of one request of a tenant; action and meta are of a run.
+func (f *faults) pick(on, tenant, action string, meta json.RawMessage) (t trouble) {
 	if f.active.Load() == 0 {
 		return t
 	}
@@ -218,7 +222,8 @@ func (f *faults) pick(on, action string, meta json.RawMessage) (t trouble) {
 		case HideLog, DelayLog, DuplicateLog:
 			slot = &t.log
 		}
-		if slot.Kind != "" || rule.On != on || rule.Action != "" && rule.Action != action {
+		if slot.Kind != "" || rule.On != on || rule.Tenant != "" && rule.Tenant != tenant ||
+			rule.Action != "" && rule.Action != action {
 			return false
 		}
 		if rule.Match != "" && !strings.Contains(ids.EventID, rule.Match) && !strings.Contains(ids.Key, rule.Match) {
@@ -239,8 +244,14 @@ func (f *faults) pick(on, action string, meta json.RawMessage) (t trouble) {
 
 // spoil writes an answer that Membrane or a gateway gives in place of the right
 // one. It reports false for a fault that leaves the answer to the run.
-func (f Fault) spoil(w http.ResponseWriter) bool {
+func (f Fault) spoil(w http.ResponseWriter, r *http.Request, at *world) bool {
 	switch f.Kind {
+	case Hang:
+		select {
+		case <-r.Context().Done():
+		case <-at.ctx.Done():
+		}
+		panic(http.ErrAbortHandler)
 	case Refuse:
 		retryAfter(w, f.RetryAfter)
 		writeText(w, http.StatusServiceUnavailable, "text/plain; charset=utf-8", "no healthy upstream")

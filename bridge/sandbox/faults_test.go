@@ -285,7 +285,7 @@ func TestFaultsOnReads(t *testing.T) {
 func TestBadFaultsAreRefused(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	const all = "refuse, rate-limit, unauthorized, forbidden, drop-before, error-before, vendor-rate-limit, defunct, error-after, drop-after, half-body, status, html, slow, hide-log, delay-log, duplicate-log"
+	const all = "refuse, rate-limit, unauthorized, forbidden, drop-before, hang, error-before, vendor-rate-limit, defunct, error-after, drop-after, half-body, status, html, slow, hide-log, delay-log, duplicate-log"
 	for _, tt := range []struct{ body, message string }{
 		{`x`, "the body cannot be read: invalid character 'x' looking for beginning of value"},
 		{`{}`, "kind is required: one of " + all},

@@ -35,7 +35,7 @@ func (s *Server) membraneRoutes(mux *http.ServeMux) {
 				serve(w, r, at, who)
 				return
 			}
-			s.spoiled(w, at.faults.pick(on, "", nil), at, func(w http.ResponseWriter) { serve(w, r, at, who) })
+			s.spoiled(w, r, at.faults.pick(on, who.tenant, "", nil), at, func(w http.ResponseWriter) { serve(w, r, at, who) })
 		})
 	}
 
@@ -114,7 +114,7 @@ func selector(q url.Values) string {
 }
 
 // spoiled answers a read, with the trouble that the faults make.
-func (s *Server) spoiled(w http.ResponseWriter, t trouble, at *world, serve func(http.ResponseWriter)) {
+func (s *Server) spoiled(w http.ResponseWriter, r *http.Request, t trouble, at *world, serve func(http.ResponseWriter)) {
 	if !t.slow.After {
 		s.pause(at, t.slow.delay())
 	}
@@ -125,7 +125,7 @@ func (s *Server) spoiled(w http.ResponseWriter, t trouble, at *world, serve func
 	case HalfBody:
 		w = halfWriter{w}
 	default:
-		if t.answer.spoil(w) {
+		if t.answer.spoil(w, r, at) {
 			return
 		}
 	}
@@ -289,11 +289,11 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, at *world, who call
 		}
 		over = own
 	}
-	t := at.faults.pick(OnRuns, a.key, meta)
+	t := at.faults.pick(OnRuns, who.tenant, a.key, meta)
 	if !t.slow.After {
 		s.pause(at, t.slow.delay())
 	}
-	if !t.answer.After && t.answer.Kind != DropAfter && t.answer.spoil(w) {
+	if !t.answer.After && t.answer.Kind != DropAfter && t.answer.spoil(w, r, at) {
 		return
 	}
 	run := &runLog{id: newID(), action: a, connection: over, input: input, meta: meta, tenantID: who.id(), createdAt: s.opts.Now()}
@@ -326,7 +326,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, at *world, who call
 	}
 	switch {
 	case t.answer.After || t.answer.Kind == DropAfter:
-		t.answer.spoil(w)
+		t.answer.spoil(w, r, at)
 		return
 	case t.answer.Kind == HalfBody:
 		w = halfWriter{w}

@@ -232,6 +232,9 @@ func (s *Server) WaitEffects(ctx context.Context, n int) error {
 // Fault adds a rule of failure; it has the same fields and defaults over HTTP.
 func (s *Server) Fault(f Fault) error { return s.world.Load().faults.add(f) }
 
+// ClearFaults removes the rules of failure about a tenant; all rules if it is empty.
+func (s *Server) ClearFaults(tenant string) { s.world.Load().faults.clear(tenant) }
+
 // Idle says that no receipt is waiting to be posted or posted again.
 func (s *Server) Idle() bool { return s.world.Load().courier.idle() }
 
