@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/bridge8x8/bridge8x8/bridge"
 	"github.com/bridge8x8/bridge8x8/bridge/bus"
@@ -30,11 +33,14 @@ func Dial(ctx context.Context, env config.Env) (*Client, error) {
 	if env.NATS.Embedded() {
 		return nil, fmt.Errorf("NATS_URL=embedded runs inside the bridge: set NATS_URL to its BRIDGE_NATS_ADDR, or use --http")
 	}
-	conn, err := bus.Connect(env.NATS, "bridge8x8 client", slog.New(slog.DiscardHandler), nil)
+	names := bus.NewNames(env.Bridge.Prefix)
+	conn, err := bus.Connect(env.NATS, "bridge8x8 client", slog.New(slog.DiscardHandler), nil, nats.CustomInboxPrefix(names.ToolInbox()))
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.Await(ctx); err != nil {
+	access := Access(&env, nil)
+	conn.Expect(slices.Concat(access.Send(), access.Tail(), access.Trace(), access.Letters()))
+	if err := conn.Await(ctx, true); err != nil {
 		why := conn.NC.LastError()
 		conn.Close()
 		at := config.MaskURL(env.NATS.URL)
@@ -46,7 +52,7 @@ func Dial(ctx context.Context, env config.Env) (*Client, error) {
 		}
 		return nil, fmt.Errorf("NATS at %s does not answer: is it running, and is NATS_URL right?", at)
 	}
-	return &Client{conn: conn, names: bus.NewNames(env.Bridge.Prefix), own: true, prefix: env.Bridge.Prefix, retention: env.Bridge.Retention}, nil
+	return &Client{conn: conn, names: names, own: true, prefix: env.Bridge.Prefix, retention: env.Bridge.Retention}, nil
 }
 
 // Client is a client of this very bridge.
@@ -67,7 +73,9 @@ func (c *Client) Send(ctx context.Context, e cloudevent.Event) error {
 	if err != nil {
 		return err
 	}
-	return bus.Intake{Conn: c.conn, Names: c.names}.Accept(ctx, []cloudevent.Message{{Event: e, Header: header, Data: data}})
+	return c.conn.Permitted(ctx, func(ctx context.Context) error {
+		return bus.Intake{Conn: c.conn, Names: c.names}.Accept(ctx, []cloudevent.Message{{Event: e, Header: header, Data: data}})
+	})
 }
 
 // Seen is something that happened.
@@ -100,6 +108,19 @@ func Causation(e *cloudevent.Event) (source, id string) {
 // Follow calls each for everything that happens from now on. It returns once
 // it is watching; each is called one at a time per kind.
 func (c *Client) Follow(ctx context.Context, each func(Seen)) (stop func(), err error) {
+	err = c.conn.Permitted(ctx, func(ctx context.Context) (err error) {
+		if stop, err = c.follow(ctx, each); err != nil {
+			return err
+		}
+		if err = c.conn.Refused(ctx); err != nil {
+			stop()
+		}
+		return err
+	})
+	return stop, err
+}
+
+func (c *Client) follow(ctx context.Context, each func(Seen)) (stop func(), err error) {
 	var stops []func()
 	stop = func() {
 		for _, s := range stops {

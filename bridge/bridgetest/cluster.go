@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -23,14 +24,23 @@ func newNATSServer(t testing.TB, conf string) *NATS {
 	t.Helper()
 	dir, addr := t.TempDir(), FreeAddr(t)
 	path := filepath.Join(dir, "nats.conf")
+	n := &NATS{URL: "nats://" + addr, addr: addr, users: users{by: map[string]string{}}}
+	if !ownUsers.MatchString(conf) {
+		n.users.file = filepath.Join(dir, "users.conf")
+		n.writeUsers(t)
+		conf += "\ninclude users.conf"
+	}
 	conf = fmt.Sprintf("listen: %q\n%s\n", addr, strings.ReplaceAll(conf, "{{dir}}", filepath.ToSlash(filepath.Join(dir, "store"))))
 	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	n := &NATS{URL: "nats://" + addr, addr: addr}
 	n.Program = newProgram(t, "nats-server", build(t, "nats-server", natsPackage), nil, "--config", path)
+	n.enter()
 	return n
 }
+
+// ownUsers finds a configuration that says itself who may what.
+var ownUsers = regexp.MustCompile(`(?m)^\s*(authorization|accounts|operator|no_auth_user)\b`)
 
 // NATSCluster starts three servers that replicate JetStream, each a process of
 // its own, named n0, n1 and n2. A client knows only the addresses that it was

@@ -19,6 +19,7 @@ import (
 	"testing"
 
 	"github.com/bridge8x8/bridge8x8/bridge/sandbox"
+	"github.com/bridge8x8/bridge8x8/config"
 )
 
 // The programs that tests run, as go build names them. Each is built once in a
@@ -117,6 +118,11 @@ func newProgram(t testing.TB, name, path string, env map[string]string, args ...
 // NewProgram runs the built bridge8x8 with a command; it is not started.
 func NewProgram(t testing.TB, env map[string]string, args ...string) *Program {
 	t.Helper()
+	if env["NATS_URL"] != "" {
+		env = maps.Clone(env)
+		file, _ := config.Load(env["BRIDGE_CONFIG"], os.LookupEnv) // the command says itself what is wrong with it
+		permit(t, env, args[0], file)
+	}
 	return newProgram(t, "bridge8x8 "+args[0], Binary(t), env, args...)
 }
 
@@ -208,24 +214,18 @@ func (p *Program) awaitUp(what string, up func() error) {
 // NATS is a nats-server with JetStream in a process of its own.
 type NATS struct {
 	*Program
-	URL  string
-	addr string
+	URL   string
+	addr  string
+	users users
 }
 
 // NATSServer starts the nats-server that go.mod names. Killed and started
 // again, it has the same address and what it had stored.
 func NATSServer(t testing.TB) *NATS {
 	t.Helper()
-	addr := FreeAddr(t)
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &NATS{URL: "nats://" + addr, addr: addr}
-	n.Program = newProgram(t, "nats-server", build(t, "nats-server", natsPackage), nil,
-		"--addr", host, "--port", port, "--jetstream", "--store_dir", t.TempDir(), "--name", "test")
-	n.Start()
-	return n
+	return NATSServerConfig(t, `
+		server_name: test
+		jetstream { store_dir: "{{dir}}" }`)
 }
 
 // Start starts it and returns once clients can connect.

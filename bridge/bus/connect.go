@@ -5,12 +5,14 @@ package bus
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/url"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +30,10 @@ type Conn struct {
 	JS jetstream.JetStream
 	// Publisher stores what the bridge publishes.
 	Publisher *Publisher
+	domain    string // of JetStream; "" for the server's own
+	api       string // prefix of the subjects of JetStream's API
+	denials   denials
+	awaits    atomic.Pointer[error] // why JetStream does not answer, where that is known
 	// reconnects counts them: what was asked for before one is gone.
 	reconnects atomic.Int64
 }
@@ -40,7 +46,7 @@ type Conn struct {
 // and is never sent later behind the back of whoever asked (rule R7).
 // changed is told whether the connection is up, whenever that changes; it may be nil.
 func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up bool), extra ...nats.Option) (*Conn, error) {
-	c := &Conn{}
+	c := &Conn{domain: env.JSDomain, api: apiPrefix(env.JSDomain)}
 	if changed == nil {
 		changed = func(bool) {}
 	}
@@ -78,8 +84,19 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 			}
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			log.Warn("NATS reports an error", "error", text(err))
+			denied := c.denials.explain(err)
+			if denied == nil {
+				log.Warn("NATS reports an error", "error", text(err))
+				return
+			}
+			if p := publisher.Load(); p != nil && denied.Verb == Publish {
+				p.denied(denied)
+			}
+			if c.refused(denied) {
+				log.Error("a permission is missing on NATS", "error", text(denied))
+			}
 		}),
+		nats.IgnoreAuthErrorAbort(), // credentials may be mended, or come to the server later
 	}
 	auth, err := authOptions(env)
 	if err != nil {
@@ -100,7 +117,7 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 	if err := c.NC.LastError(); err != nil && !c.NC.IsConnected() && !down.Swap(true) {
 		log.Warn("NATS cannot be reached", "error", text(err))
 	}
-	c.JS, err = jetstream.New(c.NC, jetstream.WithDefaultTimeout(5*time.Second))
+	c.JS, err = c.jetStream(c.domain)
 	if err == nil {
 		c.Publisher, err = newPublisher(c.NC)
 	}
@@ -112,10 +129,56 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 	return c, nil
 }
 
+func (c *Conn) jetStream(domain string) (jetstream.JetStream, error) {
+	timeout := jetstream.WithDefaultTimeout(5 * time.Second)
+	if domain == "" {
+		return jetstream.New(c.NC, timeout)
+	}
+	return jetstream.NewWithDomain(c.NC, domain, timeout)
+}
+
+// StreamIn is how a stream of another JetStream domain is called here; a stream
+// of ours, with an empty domain, by its name alone. A stream's name has no dots.
+func StreamIn(domain, stream string) string {
+	if domain == "" {
+		return stream
+	}
+	return domain + "." + stream
+}
+
+// place is where a stream is, by what StreamIn calls it.
+func (c *Conn) place(stream string) (js jetstream.JetStream, api, name string, err error) {
+	domain, name, elsewhere := strings.Cut(stream, ".")
+	if !elsewhere {
+		return c.JS, c.api, stream, nil
+	}
+	js, err = c.jetStream(domain)
+	return js, apiPrefix(domain), name, err
+}
+
+// signInRefused says whether a server does not take our credentials.
+func signInRefused(err error) bool {
+	return slices.ContainsFunc([]error{
+		nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired,
+		nats.ErrNkeysNotSupported,
+	}, func(refusal error) bool { return errors.Is(err, refusal) })
+}
+
 // text keeps an error on one line, and says something if there is none.
 func text(err error) string {
-	if err == nil {
+	const variables = "NATS_USER and NATS_PASSWORD, NATS_TOKEN, NATS_CREDS or NATS_NKEY"
+	unknown, isUnknown := errors.AsType[x509.UnknownAuthorityError](err)
+	switch {
+	case err == nil:
 		return "the connection was closed"
+	case signInRefused(err):
+		return fmt.Sprintf("the server refuses our credentials (%s): %s", variables, strings.TrimPrefix(err.Error(), "nats: "))
+	case isUnknown:
+		return fmt.Sprintf("the server's certificate is signed by an authority that NATS_TLS_CA does not name: %v", unknown)
+	case errors.Is(err, nats.ErrSecureConnRequired):
+		return "the server requires TLS: write tls:// in NATS_URL, or set NATS_TLS_CA"
+	case errors.Is(err, nats.ErrSecureConnWanted):
+		return "the server offers no TLS, which NATS_URL or NATS_TLS_CA ask for"
 	}
 	return err.Error()
 }
@@ -165,8 +228,13 @@ func (c *Conn) Close() {
 	c.NC.Close()
 }
 
-// Await waits until JetStream answers, or ctx ends.
-func (c *Conn) Await(ctx context.Context) error {
+// Await waits until JetStream answers, or ctx ends. An impatient one waits for no
+// server that has refused its credentials.
+func (c *Conn) Await(ctx context.Context, impatient bool) error {
+	return c.Permitted(ctx, func(ctx context.Context) error { return c.await(ctx, impatient) })
+}
+
+func (c *Conn) await(ctx context.Context, impatient bool) error {
 	for {
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
 		_, err := c.JS.AccountInfo(try)
@@ -174,11 +242,20 @@ func (c *Conn) Await(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+		if refused := c.NC.LastError(); impatient && signInRefused(refused) {
+			return errors.New(text(refused))
+		}
+		if c.domain != "" && errors.Is(err, jetstream.ErrJetStreamNotEnabled) {
+			err = fmt.Errorf("no JetStream answers in the domain %q of NATS_JS_DOMAIN: is it the right one, and the leaf node connected?", c.domain)
+			c.awaits.Store(&err)
+		} else if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
 			return fmt.Errorf("NATS at %s: %w: start the server with JetStream, or enable it for this account", c.NC.ConnectedUrlRedacted(), err)
 		}
 		select {
 		case <-ctx.Done():
+			if why := c.awaits.Load(); why != nil {
+				return *why
+			}
 			return fmt.Errorf("NATS did not answer: %w", context.Cause(ctx))
 		case <-time.After(20 * time.Millisecond):
 		}
@@ -196,6 +273,7 @@ func Passing(err error) bool {
 	return slices.ContainsFunc([]error{
 		context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoResponders, nats.ErrReconnectBufExceeded, nats.ErrDisconnected,
 		nats.ErrConnectionReconnecting, jetstream.ErrNoStreamResponse,
+		errAsked,
 		jetstream.ErrStreamNotFound, // of ours: another replica is making it right now
 	}, func(passing error) bool { return errors.Is(err, passing) })
 }
@@ -204,6 +282,9 @@ func Passing(err error) bool {
 func (c *Conn) Healthy() error {
 	if c.NC.IsConnected() {
 		return nil
+	}
+	if err := c.NC.LastError(); signInRefused(err) {
+		return fmt.Errorf("NATS is %s: %s", c.NC.Status(), text(err))
 	}
 	return fmt.Errorf("NATS is %s", c.NC.Status())
 }

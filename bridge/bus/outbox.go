@@ -349,12 +349,46 @@ func (c *Conn) unfold(ctx context.Context, d *bridge.Delivery) error {
 	return nil
 }
 
+// message reads one message of a stream. It asks with the one request that works
+// whatever the stream's configuration: the client library would need the right
+// to look at that first. Errors: jetstream.ErrMsgNotFound, jetstream.ErrStreamNotFound.
 func (c *Conn) message(ctx context.Context, stream string, seq uint64) (*jetstream.RawStreamMsg, error) {
-	st, err := c.JS.Stream(ctx, stream)
+	_, api, name, err := c.place(stream)
 	if err != nil {
 		return nil, err
 	}
-	return st.GetMsg(ctx, seq)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	m, err := c.NC.RequestWithContext(ctx, api+"STREAM.MSG.GET."+name, fmt.Appendf(nil, `{"seq":%d}`, seq))
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Error   *jetstream.APIError
+		Message *struct {
+			Subject    string
+			Seq        uint64
+			Hdrs, Data []byte
+			Time       time.Time
+		}
+	}
+	if err := json.Unmarshal(m.Data, &answer); err != nil {
+		return nil, fmt.Errorf("the server's answer cannot be read: %w", err)
+	}
+	switch found := answer.Message; {
+	case answer.Error != nil:
+		return nil, answer.Error
+	case found == nil:
+		return nil, errors.New("the server's answer holds no message")
+	default:
+		raw := &jetstream.RawStreamMsg{Subject: found.Subject, Sequence: found.Seq, Data: found.Data, Time: found.Time}
+		if len(found.Hdrs) > 0 {
+			if raw.Header, err = nats.DecodeHeadersMsg(found.Hdrs); err != nil {
+				return nil, fmt.Errorf("its headers cannot be read: %w", err)
+			}
+		}
+		return raw, nil
+	}
 }
 
 var _ bridge.Outbox = (*Outbox)(nil)
