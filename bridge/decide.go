@@ -99,7 +99,7 @@ func (b *Bridge) standing(ctx context.Context, e *occurrence, before *pair, d *D
 	}
 	rec := &before.rec
 	switch {
-	case rec.Version > recordVersion:
+	case rec.Version > Format:
 		return later, fate{kind: again, delay: time.Minute}
 	case rec.State == "" && d.Reason == ReasonOutcomeUnknown && !d.Discard:
 		return forgotten, fate{}

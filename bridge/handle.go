@@ -99,8 +99,8 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 	for !b.Draining() {
 		// ledger first (R1)
 		switch {
-		case p.rec.Version > recordVersion:
-			return fate{kind: again, delay: time.Minute} // a newer bridge's: leave it to one
+		case p.rec.Version > Format:
+			return fate{kind: again, delay: newerDelay} // a newer bridge's: leave it to one
 		case p.rec.State != "" && p.rec.Content != e.content:
 			return b.reused(ctx, e, p)
 		case p.rec.State.Final() || p.rec.State == UnknownSt:
@@ -607,7 +607,7 @@ func kindName(f *Failure) string {
 func (p *pair) base() Record {
 	was := &p.rec
 	r := Record{
-		Version: recordVersion, Content: p.e.content, Cause: p.e.cause, Route: p.route, Replay: p.replay, Routes: p.routes,
+		Version: Format, Content: p.e.content, Cause: p.e.cause, Route: p.route, Replay: p.replay, Routes: p.routes,
 		Try: was.Try, Attempts: was.Attempts, ClaimedAt: was.ClaimedAt, NotBefore: was.NotBefore, Why: was.Why, Unclear: was.Unclear,
 	}
 	if i := slices.IndexFunc(r.Routes, func(f Frozen) bool { return f.Route == p.route }); i < 0 {

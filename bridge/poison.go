@@ -33,6 +33,8 @@ const (
 
 // Mark says that an event is being examined.
 type Mark struct {
+	// Version is that of the format; see Format. Marks of old have none.
+	Version int `json:"v,omitempty"`
 	// Times is how many processes have begun to, each after the one before had ended
 	// over it; 0: the event is not marked.
 	Times int `json:"times"`
@@ -179,7 +181,7 @@ func (b *Bridge) poisoned(ctx context.Context, d *Delivery, cause error) {
 	p := &pair{e: e, key: d.Key, route: d.Pair.Route, replay: d.Pair.Replay, frozen: Frozen{Route: d.Pair.Route}} // and no handler: nothing is mapped
 	p.adopt(entry)
 	var f fate
-	if p.rec.State == Waiting && p.rec.Version <= recordVersion {
+	if p.rec.State == Waiting && p.rec.Version <= Format {
 		f = b.conclude(ctx, e, p, p.failed(ReasonMalformed, cause.Error(), nil))
 	} else {
 		f = b.fromRecord(ctx, e, p)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,9 +47,11 @@ func (r *Record) Expires() bool { return r.State.Final() || r.Decided }
 // Final says whether nothing but time ends a record in this state.
 func (s State) Final() bool { return s == Succeeded || s == Failed }
 
-// recordVersion is the version of the record's format. A bridge that meets a
-// newer one leaves the pair alone.
-const recordVersion = 1
+// newerDelay is after which time comes again what is left to a newer bridge.
+const newerDelay = 5 * time.Second
+
+// ErrNewer says that something was written by a newer bridge, and is left to one.
+var ErrNewer = errors.New("a newer bridge8x8 wrote it, and it is left to one")
 
 // Record is what the ledger knows of one pair of event and route.
 type Record struct {

@@ -343,7 +343,11 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 		return err
 	}
 	if b.Commands {
-		if a.unlistenRequests, err = requests.Listen(func(ask bridge.Ask) { a.bridge.Ask(life, ask) }); err != nil {
+		err = a.conn.Permitted(ctx, func(context.Context) (err error) {
+			a.unlistenRequests, err = requests.Listen(func(ask bridge.Ask) { a.bridge.Ask(life, ask) })
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -351,7 +355,7 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 		<-life.Done()
 		a.taking.Wait()
 	})
-	return a.persist(ctx, a.conn.Subscribed)
+	return nil
 }
 
 // mayServe says which permissions are missing, all of them before any is used.
@@ -687,6 +691,9 @@ func (a *App) waitFor(what string) { s := "waiting for " + what; a.pending.Store
 
 func (a *App) notStarted() error {
 	if p := a.pending.Load(); p != nil {
+		if err := a.conn.Awaits(); err != nil {
+			return fmt.Errorf("%s: %w", *p, err)
+		}
 		return errors.New(*p)
 	}
 	return nil

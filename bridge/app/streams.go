@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -55,11 +56,14 @@ func PermissionsConfig(list []Permission) string {
 	var b strings.Builder
 	b.WriteString("permissions: {\n")
 	for _, verb := range []bus.Verb{Publish, Subscribe} {
+		of := slices.DeleteFunc(slices.Clone(list), func(p Permission) bool { return p.Verb != verb })
+		if len(of) == 0 {
+			fmt.Fprintf(&b, "  %s: {deny: [\">\"]}\n", verb) // the server takes an empty list for everything
+			continue
+		}
 		fmt.Fprintf(&b, "  %s: {allow: [\n", verb)
-		for _, p := range list {
-			if p.Verb == verb {
-				fmt.Fprintf(&b, "    %q # %s\n", p.Entry(), p.For)
-			}
+		for _, p := range of {
+			fmt.Fprintf(&b, "    %q # %s\n", p.Entry(), p.For)
 		}
 		b.WriteString("  ]}\n")
 	}

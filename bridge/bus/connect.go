@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -68,7 +69,7 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 				p.disconnected()
 			}
 			if !nc.IsClosed() && !down.Swap(true) {
-				log.Warn("NATS is away", "error", text(err))
+				log.Warn("NATS is away", "error", Text(err))
 			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
@@ -80,20 +81,20 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 		}),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
 			if !down.Swap(true) {
-				log.Warn("NATS cannot be reached", "error", text(err))
+				log.Warn("NATS cannot be reached", "error", Text(err))
 			}
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			denied := c.denials.explain(err)
 			if denied == nil {
-				log.Warn("NATS reports an error", "error", text(err))
+				log.Warn("NATS reports an error", "error", Text(err))
 				return
 			}
 			if p := publisher.Load(); p != nil && denied.Verb == Publish {
 				p.denied(denied)
 			}
 			if c.refused(denied) {
-				log.Error("a permission is missing on NATS", "error", text(denied))
+				log.Error("a permission is missing on NATS", "error", Text(denied))
 			}
 		}),
 		nats.IgnoreAuthErrorAbort(), // credentials may be mended, or come to the server later
@@ -111,11 +112,11 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 		if bad, ok := errors.AsType[*url.Error](err); ok {
 			err = fmt.Errorf("NATS_URL: %w", bad.Err) // the whole would show a password in it
 		}
-		return nil, fmt.Errorf("connect to NATS: %s", text(err))
+		return nil, fmt.Errorf("connect to NATS: %s", Text(err))
 	}
 	// Where the first attempt does not say why it failed, the next one does.
 	if err := c.NC.LastError(); err != nil && !c.NC.IsConnected() && !down.Swap(true) {
-		log.Warn("NATS cannot be reached", "error", text(err))
+		log.Warn("NATS cannot be reached", "error", Text(err))
 	}
 	c.JS, err = c.jetStream(c.domain)
 	if err == nil {
@@ -164,8 +165,8 @@ func signInRefused(err error) bool {
 	}, func(refusal error) bool { return errors.Is(err, refusal) })
 }
 
-// text keeps an error on one line, and says something if there is none.
-func text(err error) string {
+// Text is an error of the connection in words for an operator, on one line.
+func Text(err error) string {
 	const variables = "NATS_USER and NATS_PASSWORD, NATS_TOKEN, NATS_CREDS or NATS_NKEY"
 	unknown, isUnknown := errors.AsType[x509.UnknownAuthorityError](err)
 	switch {
@@ -175,6 +176,8 @@ func text(err error) string {
 		return fmt.Sprintf("the server refuses our credentials (%s): %s", variables, strings.TrimPrefix(err.Error(), "nats: "))
 	case isUnknown:
 		return fmt.Sprintf("the server's certificate is signed by an authority that NATS_TLS_CA does not name: %v", unknown)
+	case strings.Contains(err.Error(), "remote error: tls:"): // an alert of the server's has no type
+		return "the server wants a client certificate that it trusts (NATS_TLS_CERT and NATS_TLS_KEY): " + err.Error()
 	case errors.Is(err, nats.ErrSecureConnRequired):
 		return "the server requires TLS: write tls:// in NATS_URL, or set NATS_TLS_CA"
 	case errors.Is(err, nats.ErrSecureConnWanted):
@@ -186,6 +189,9 @@ func text(err error) string {
 func authOptions(env config.NATSEnv) ([]nats.Option, error) {
 	var opts []nats.Option
 	if env.Creds != "" {
+		if _, err := os.Stat(env.Creds); err != nil {
+			return nil, fmt.Errorf("NATS_CREDS: cannot read %q", env.Creds)
+		}
 		opts = append(opts, nats.UserCredentials(env.Creds))
 	}
 	if env.NKey != "" {
@@ -234,27 +240,36 @@ func (c *Conn) Await(ctx context.Context, impatient bool) error {
 	return c.Permitted(ctx, func(ctx context.Context) error { return c.await(ctx, impatient) })
 }
 
+// Awaits is why JetStream does not answer, where that is known; else nil.
+func (c *Conn) Awaits() error {
+	if why := c.awaits.Load(); why != nil {
+		return *why
+	}
+	return nil
+}
+
 func (c *Conn) await(ctx context.Context, impatient bool) error {
 	for {
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
 		_, err := c.JS.AccountInfo(try)
 		cancel()
 		if err == nil {
+			c.awaits.Store(nil)
 			return nil
 		}
 		if refused := c.NC.LastError(); impatient && signInRefused(refused) {
-			return errors.New(text(refused))
+			return errors.New(Text(refused))
 		}
 		if c.domain != "" && errors.Is(err, jetstream.ErrJetStreamNotEnabled) {
-			err = fmt.Errorf("no JetStream answers in the domain %q of NATS_JS_DOMAIN: is it the right one, and the leaf node connected?", c.domain)
-			c.awaits.Store(&err)
+			away := fmt.Errorf("no JetStream answers in the domain %q of NATS_JS_DOMAIN: is it the right one, and the leaf node connected?", c.domain)
+			c.awaits.Store(&away)
 		} else if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
 			return fmt.Errorf("NATS at %s: %w: start the server with JetStream, or enable it for this account", c.NC.ConnectedUrlRedacted(), err)
 		}
 		select {
 		case <-ctx.Done():
-			if why := c.awaits.Load(); why != nil {
-				return *why
+			if err := c.Awaits(); err != nil {
+				return err
 			}
 			return fmt.Errorf("NATS did not answer: %w", context.Cause(ctx))
 		case <-time.After(20 * time.Millisecond):
@@ -284,7 +299,7 @@ func (c *Conn) Healthy() error {
 		return nil
 	}
 	if err := c.NC.LastError(); signInRefused(err) {
-		return fmt.Errorf("NATS is %s: %s", c.NC.Status(), text(err))
+		return fmt.Errorf("NATS is %s: %s", c.NC.Status(), Text(err))
 	}
 	return fmt.Errorf("NATS is %s", c.NC.Status())
 }

@@ -35,6 +35,9 @@ func (c *Conn) CheckStreams(ctx context.Context, wanted []jetstream.StreamConfig
 		case err != nil:
 			return fmt.Errorf("stream %s: %w", name, err)
 		default:
+			if err := newerLayout(&st.CachedInfo().Config); err != nil {
+				problems = append(problems, err.Error())
+			}
 			for _, difference := range differences(&st.CachedInfo().Config, &wanted[i]) {
 				problems = append(problems, "stream "+name+": "+difference)
 			}

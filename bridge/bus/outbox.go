@@ -47,8 +47,10 @@ const (
 	HeaderReference = "Bridge8x8-Reference"
 	// HeaderReplyTo is where the result of a stored request is wanted (rule R19).
 	HeaderReplyTo = "Bridge8x8-Reply-To"
-	headerPair    = "Bridge8x8-Pair"
-	headerPrefix  = "Bridge8x8-"
+	// HeaderFormat is the version of a dead letter; see bridge.Format. Those of old have none.
+	HeaderFormat = "Bridge8x8-Format"
+	headerPair   = "Bridge8x8-Pair"
+	headerPrefix = "Bridge8x8-"
 )
 
 // Outbox implements bridge.Outbox on JetStream.
@@ -160,6 +162,7 @@ func (o *Outbox) Dead(ctx context.Context, l bridge.DeadLetter) error {
 			h.Set(name, value)
 		}
 	}
+	set(HeaderFormat, strconv.Itoa(bridge.Format))
 	set(HeaderReason, string(l.Reason))
 	set(HeaderMessage, l.Message)
 	set(HeaderRoute, l.Route)
@@ -267,6 +270,9 @@ func (o *Outbox) Held(ctx context.Context, key bridge.Key, route string) (*bridg
 		return nil, err
 	}
 	for _, l := range letters {
+		if l.Newer {
+			return nil, bridge.ErrNewer
+		}
 		l, err := o.letters().Get(ctx, l.ID)
 		if errors.Is(err, ErrLetterGone) {
 			continue // withdrawn just now
@@ -292,6 +298,7 @@ func (o *Outbox) Held(ctx context.Context, key bridge.Key, route string) (*bridg
 
 // aside is what a pair set aside keeps of the delivery that it came with.
 type aside struct {
+	Version int `json:"v,omitempty"` // see bridge.Format; absent in those of old
 	bridge.Pair
 	Key    bridge.Key `json:"key,omitempty"`
 	Reply  string     `json:"reply,omitempty"`
@@ -303,7 +310,7 @@ type aside struct {
 
 // SetAside implements bridge.Outbox.
 func (o *Outbox) SetAside(ctx context.Context, d *bridge.Delivery, p bridge.Pair, key bridge.Key, connection string) error {
-	facts, err := json.Marshal(aside{Pair: p, Key: key, Reply: d.Reply, Source: d.Source, Stream: d.Stream, Seq: d.Seq, Stored: d.Stored})
+	facts, err := json.Marshal(aside{Version: bridge.Format, Pair: p, Key: key, Reply: d.Reply, Source: d.Source, Stream: d.Stream, Seq: d.Seq, Stored: d.Stored})
 	if err != nil {
 		return err
 	}
@@ -329,6 +336,9 @@ func (c *Conn) unfold(ctx context.Context, d *bridge.Delivery) error {
 	if err := json.Unmarshal([]byte(nats.Header(d.Header).Get(headerPair)), &facts); err != nil {
 		d.Broken = fmt.Errorf("header %s of a pair set aside: %w", headerPair, err)
 		return nil
+	}
+	if facts.Version > bridge.Format {
+		return bridge.ErrNewer
 	}
 	reference := nats.Header(d.Header).Get(HeaderReference) != ""
 	d.Header = original(d.Header)

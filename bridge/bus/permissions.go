@@ -362,8 +362,10 @@ func (c *Conn) Denied() error {
 }
 
 // Permitted does what needs NATS, and ends it as soon as the server refuses a
-// subject: the call behind it would wait in vain for an answer.
+// subject: the call behind it would wait in vain for an answer, and a
+// subscription, or a message that wants no reply, would seem to be taken.
 func (c *Conn) Permitted(ctx context.Context, do func(context.Context) error) error {
+	before := c.NC.LastError()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	c.denials.mu.Lock()
@@ -378,34 +380,20 @@ func (c *Conn) Permitted(ctx context.Context, do func(context.Context) error) er
 		c.denials.mu.Unlock()
 	}()
 	err := do(ctx)
-	if denied, ok := errors.AsType[*DeniedError](context.Cause(ctx)); ok && err != nil {
+	if err == nil { // a refusal comes before the answer to a ping
+		flush, cancel := context.WithTimeout(ctx, 5*time.Second)
+		_ = c.NC.FlushWithContext(flush) // NATS that is away is no refusal
+		cancel()
+	}
+	if denied, ok := errors.AsType[*DeniedError](context.Cause(ctx)); ok {
 		return denied
 	}
-	return err
-}
-
-// Subscribed says whether the server took all subscriptions, which it answers
-// only if it refuses one.
-func (c *Conn) Subscribed(ctx context.Context) error {
-	err := c.Refused(ctx)
-	if denied, ok := errors.AsType[*DeniedError](err); ok && denied.Verb != Subscribe {
-		return nil
+	if last := c.NC.LastError(); last != before {
+		if denied := c.denials.explain(last); denied != nil && !c.optional(denied) {
+			return denied
+		}
 	}
 	return err
-}
-
-// Refused says what the server last refused of all that it has been asked so far;
-// it answers a subscription, or a message that wants no reply, only then.
-func (c *Conn) Refused(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	if err := c.NC.FlushWithContext(ctx); err != nil {
-		return err
-	}
-	if e := c.denials.explain(c.NC.LastError()); e != nil && !c.optional(e) {
-		return e
-	}
-	return nil
 }
 
 // optional says whether a refusal only makes a message worse.

@@ -228,6 +228,7 @@ func (n Names) Streams(retention time.Duration, replicas int, unit int64) []jets
 	for i := range streams {
 		s := &streams[i]
 		s.MaxBytes *= unit
+		s.Metadata = map[string]string{formatMetadata: streamFormat}
 		s.Storage, s.Discard, s.Duplicates, s.Replicas = jetstream.FileStorage, jetstream.DiscardNew, min(duplicateWindow, nonzero(s.MaxAge)), max(1, replicas)
 	}
 	return streams
@@ -273,11 +274,30 @@ func (c *Conn) ensureStream(ctx context.Context, s jetstream.StreamConfig) error
 			return fmt.Errorf("make stream %s: %w", s.Name, err)
 		}
 	}
+	if err := newerLayout(&have.CachedInfo().Config); err != nil {
+		return err
+	}
 	got := have.CachedInfo().Config.Subjects
 	for _, want := range s.Subjects {
 		if !slices.Contains(got, want) {
 			return fmt.Errorf("stream %s exists with subjects %s, and the bridge needs %s in it", s.Name, strings.Join(got, ", "), want)
 		}
+	}
+	return nil
+}
+
+// formatMetadata is where a stream says which version of its layout it has:
+// subjects, and what a message on them means. What single messages hold has
+// versions of its own; see bridge.Format.
+const (
+	formatMetadata = "bridge8x8-format"
+	streamFormat   = "1"
+)
+
+// newerLayout says why a stream cannot be used whose layout is not known here.
+func newerLayout(s *jetstream.StreamConfig) error {
+	if f := s.Metadata[formatMetadata]; f != "" && f != streamFormat {
+		return fmt.Errorf("stream %s has format %q, and this bridge knows %q: run a newer bridge", s.Name, f, streamFormat)
 	}
 	return nil
 }
