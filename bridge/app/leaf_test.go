@@ -171,7 +171,8 @@ func TestStreamOfAnotherAccount(t *testing.T) {
 				jetstream: enabled
 				users: [ {user: shop, password: p} ]
 				exports: [
-					{service: "$JS.API.CONSUMER.CREATE.ORDERS.>", response: stream}
+					{service: "$JS.API.CONSUMER.CREATE.ORDERS"}
+					{service: "$JS.API.CONSUMER.CREATE.ORDERS.>"}
 					{service: "$JS.API.STREAM.INFO.ORDERS"}
 					{stream: "deliver.bridge.>"}
 					{service: "$JS.FC.>"}
@@ -181,6 +182,7 @@ func TestStreamOfAnotherAccount(t *testing.T) {
 				jetstream: enabled
 				users: [ {user: bridge, password: p} ]
 				imports: [
+					{service: {account: SHOP, subject: "$JS.API.CONSUMER.CREATE.ORDERS"}, to: "shop.api.CONSUMER.CREATE.ORDERS"}
 					{service: {account: SHOP, subject: "$JS.API.CONSUMER.CREATE.ORDERS.>"}, to: "shop.api.CONSUMER.CREATE.ORDERS.>"}
 					{service: {account: SHOP, subject: "$JS.API.STREAM.INFO.ORDERS"}, to: "shop.api.STREAM.INFO.ORDERS"}
 					{stream: {account: SHOP, subject: "deliver.bridge.>"}}

@@ -35,11 +35,12 @@ var built struct {
 	paths map[string]string
 }
 
-func build(t testing.TB, name, pkg string) string {
+func build(t testing.TB, name, pkg string, flags ...string) string {
 	t.Helper()
 	built.mu.Lock()
 	defer built.mu.Unlock()
-	if path := built.paths[pkg]; path != "" {
+	key := strings.Join(append(flags, pkg), " ")
+	if path := built.paths[key]; path != "" {
 		return path
 	}
 	if err := makeBuildDir(); err != nil {
@@ -49,12 +50,13 @@ func build(t testing.TB, name, pkg string) string {
 	if runtime.GOOS == "windows" {
 		path += ".exe"
 	}
-	cmd := exec.CommandContext(context.Background(), "go", "build", "-race=false", "-buildvcs=false", "-o", path, pkg) //nolint:gosec // the two packages above
+	cmd := exec.CommandContext(context.Background(), "go", "build", "-race=false", "-buildvcs=false", "-o", path) //nolint:gosec // the two packages above
+	cmd.Args = append(append(cmd.Args, flags...), pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
 	}
-	built.paths[pkg] = path
+	built.paths[key] = path
 	return path
 }
 
@@ -72,6 +74,15 @@ func Binary(t testing.TB) string {
 	t.Helper()
 	return build(t, "bridge8x8", bridgePackage)
 }
+
+// NextBinary builds the program with every format one higher than it is.
+func NextBinary(t testing.TB) string {
+	t.Helper()
+	return build(t, "bridge8x8-next", bridgePackage, "-tags", "bridge8x8_next")
+}
+
+// As makes it another program, from its next start on.
+func (p *Program) As(path string) { p.path = path }
 
 // Clean removes what was built. Call it from TestMain, after the tests.
 func Clean() {

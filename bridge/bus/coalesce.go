@@ -136,14 +136,36 @@ func (c *coalescing) Close() error {
 	return err
 }
 
-// dialer dials NATS with coalescing connections.
-type dialer struct{ net.Dialer }
+// dialer dials NATS with coalescing connections. It closes the last one in the
+// end: a client that is closed while it connects forgets it.
+type dialer struct {
+	net.Dialer
+	mu     sync.Mutex
+	last   *coalescing // the one that is in use, or about to be
+	closed bool
+}
 
 // Dial implements nats.CustomDialer.
-func (d dialer) Dial(network, address string) (net.Conn, error) {
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	conn, err := d.Dialer.Dial(network, address)
 	if err != nil {
 		return nil, err
 	}
-	return newCoalescing(conn), nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	}
+	d.last = newCoalescing(conn)
+	return d.last, nil
+}
+
+func (d *dialer) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	if d.last != nil {
+		_ = d.last.Close()
+	}
 }

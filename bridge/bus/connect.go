@@ -34,6 +34,7 @@ type Conn struct {
 	domain    string // of JetStream; "" for the server's own
 	api       string // prefix of the subjects of JetStream's API
 	denials   denials
+	dialer    *dialer
 	awaits    atomic.Pointer[error] // why JetStream does not answer, where that is known
 	// reconnects counts them: what was asked for before one is gone.
 	reconnects atomic.Int64
@@ -47,7 +48,7 @@ type Conn struct {
 // and is never sent later behind the back of whoever asked (rule R7).
 // changed is told whether the connection is up, whenever that changes; it may be nil.
 func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up bool), extra ...nats.Option) (*Conn, error) {
-	c := &Conn{domain: env.JSDomain, api: apiPrefix(env.JSDomain)}
+	c := &Conn{dialer: &dialer{Dialer: net.Dialer{Timeout: 2 * time.Second}}, domain: env.JSDomain, api: apiPrefix(env.JSDomain)}
 	if changed == nil {
 		changed = func(bool) {}
 	}
@@ -56,7 +57,7 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 	opts := []nats.Option{
 		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
 		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, reconnectWait),
-		nats.Timeout(2 * time.Second), nats.SetCustomDialer(dialer{net.Dialer{Timeout: 2 * time.Second}}), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
+		nats.Timeout(2 * time.Second), nats.SetCustomDialer(c.dialer), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(func(nc *nats.Conn) {
 			changed(true)
 			if down.Swap(false) {
@@ -232,6 +233,7 @@ func authOptions(env config.NATSEnv) ([]nats.Option, error) {
 func (c *Conn) Close() {
 	c.Publisher.close()
 	c.NC.Close()
+	c.dialer.close()
 }
 
 // Await waits until JetStream answers, or ctx ends. An impatient one waits for no
