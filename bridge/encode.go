@@ -155,6 +155,9 @@ func (r *Record) AppendJSON(dst []byte) []byte {
 	if len(r.Details) > 0 {
 		o.value("details", r.Details)
 	}
+	if r.Follow != nil {
+		o.value("follow", r.Follow)
+	}
 	o.flag("overturned", r.Overturned)
 	o.flag("decided", r.Decided)
 	o.flag("published", r.Published)
@@ -189,6 +192,9 @@ func (d *ResultData) appendJSON(dst []byte) []byte {
 		o.must("encoding", d.SMS.Encoding)
 		o.mustNum("smsCount", int64(d.SMS.SMSCount))
 		o.close()
+	}
+	if d.FollowUp != nil {
+		o.value("followUp", d.FollowUp)
 	}
 	if d.Error != nil {
 		o.value("error", d.Error)

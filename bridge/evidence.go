@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,7 +30,26 @@ type Receipt struct {
 	UMID    string    `json:"umid,omitempty"`    // 8x8's message id; of a batch: of one of its messages
 	BatchID string    `json:"batchId,omitempty"` // of a batch only
 	State   string    `json:"state,omitempty"`   // such as "delivered"
+	Outcome string    `json:"outcome,omitempty"` // how far the message has come, in one word for all channels
+	Final   bool      `json:"final,omitempty"`   // nothing but "read" follows
 	At      time.Time `json:"at,omitzero"`       // of the state
+}
+
+// After says whether a receipt says more of its message than one that came
+// before: the better of two states, of two that end it the first.
+func (r Receipt) After(was Receipt) bool {
+	const failed = 3 // after what only the operator has, before what the recipient has
+	rank := func(r Receipt) int {
+		switch i := slices.Index(handlers.ReceiptStates, r.Outcome); {
+		case i < 0 && r.Final:
+			return failed
+		case i >= slices.Index(handlers.ReceiptStates, "delivered"):
+			return failed + 1 + i
+		default:
+			return 1 + i
+		}
+	}
+	return rank(was) != failed && rank(r) > rank(was)
 }
 
 // receiptMessage is what a record says that a receipt has ended.
@@ -84,12 +104,14 @@ func (b *Bridge) Receipt(ctx context.Context, key Key, try string, r Receipt) (R
 	}
 	rec := &entry.Record
 	switch {
-	case rec.Version > Format: // a newer bridge finds the receipt
+	case rec.Version > recordVersion: // a newer bridge finds the receipt
 	case rec.Try != try: // a newer try was chosen meanwhile: nothing follows for that one (R3)
 	case rec.State == Running: // its owner has the reply soon, or the reconciler reads the receipt
 	case rec.State == UnknownSt, rec.State == Waiting: // R6: what waits to be repeated must not be
 		p := b.recall(entry)
 		return p.rec, b.overturn(ctx, p, p.proven(r))
+	case rec.State == Following:
+		return b.receiptFollowed(ctx, entry)
 	case rec.Overturned && !rec.Published: // who overturned it may have died before it could say so
 		p := b.recall(entry)
 		return p.rec, b.proclaim(ctx, p)
@@ -144,6 +166,9 @@ func (b *Bridge) recall(entry Entry) *pair {
 
 // overturn ends a recalled pair by evidence, and tells everybody (R6).
 func (b *Bridge) overturn(ctx context.Context, p *pair, rec Record) error {
+	if rec.State == Following {
+		return b.followLate(ctx, p, rec)
+	}
 	if err := b.original(ctx, p, rec.State); err != nil {
 		return err
 	}
@@ -173,18 +198,24 @@ func (b *Bridge) original(ctx context.Context, p *pair, end State) error {
 	if end != Failed {
 		return nil
 	}
+	_, err := b.regain(ctx, p) // if there is none, a person has it: a letter about it is nobody's business any more
+	return err
+}
+
+// regain gets the event of a recalled pair from the letter that holds it.
+func (b *Bridge) regain(ctx context.Context, p *pair) (found bool, err error) {
 	d, err := b.Outbox.Held(ctx, p.key, p.route)
 	if errors.Is(err, ErrNotFound) {
-		return nil // a person has it: a letter about it is nobody's business any more
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read a dead letter: %w", err)
+		return false, fmt.Errorf("read a dead letter: %w", err)
 	}
 	if d.Stored.IsZero() {
 		d.Stored = p.e.d.Stored
 	}
 	p.e.d, p.e.recalled = d, false
-	return nil
+	return true, nil
 }
 
 // --- late run logs -------------------------------------------------------------
@@ -298,10 +329,10 @@ func (s *sweeper) load(ctx context.Context) error {
 			return err
 		}
 		switch rec := &entry.Record; {
-		case rec.Version > Format:
+		case rec.Version > recordVersion:
 		case rec.State == UnknownSt:
 			s.known[k] = &swept{entry: entry, since: entry.StoredAt, next: entry.StoredAt.Add(sweepEvery), inherited: !s.loaded}
-		case rec.State.Final():
+		case rec.happened():
 			s.tell(ctx, entry)
 		}
 	}
@@ -318,9 +349,12 @@ func (s *sweeper) load(ctx context.Context) error {
 // overturned it may have died before it could.
 func (s *sweeper) tell(ctx context.Context, entry Entry) {
 	var err error
-	if p := s.b.recall(entry); p.rec.Overturned && !p.rec.Published {
+	switch p := s.b.recall(entry); {
+	case p.rec.State == Following:
+		err = s.b.resumeAgain(ctx, entry)
+	case p.rec.Overturned && !p.rec.Published:
 		err = s.b.proclaim(ctx, p)
-	} else {
+	default:
 		err = s.b.Ledger.Settled(ctx, entry.Key)
 	}
 	if err != nil {

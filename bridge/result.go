@@ -23,8 +23,24 @@ type ResultData struct {
 	// OutputTruncated says that the output was too large to carry; actionRunId leads to it.
 	OutputTruncated bool `json:"outputTruncated,omitempty"`
 	// SMS is how the texts were cut, and so what they cost.
-	SMS   *catalog.SMS `json:"sms,omitempty"`
-	Error *ResultError `json:"error,omitempty"`
+	SMS *catalog.SMS `json:"sms,omitempty"`
+	// FollowUp is what came of it, where the route waits for that.
+	FollowUp *ResultFollowUp `json:"followUp,omitempty"`
+	Error    *ResultError    `json:"error,omitempty"`
+}
+
+// ResultFollowUp is how a follow-up ended.
+type ResultFollowUp struct {
+	// Action was polled, Polls times; or else a receipt was awaited, and Receipt is the
+	// state that it reported.
+	Action  string `json:"action,omitempty"`
+	Polls   int    `json:"polls,omitempty"`
+	Receipt string `json:"receipt,omitempty"`
+	// DurationMs is from the action's end to the follow-up's.
+	DurationMs int64 `json:"durationMs"`
+	// Output is the last answer of the polled action, also where it says that all failed.
+	Output          json.RawMessage `json:"output,omitempty"`
+	OutputTruncated bool            `json:"outputTruncated,omitempty"`
 }
 
 // ResultCause names the event that a result answers.
@@ -64,7 +80,14 @@ func (b *Bridge) result(p *pair) Result {
 		Cause:     ResultCause{Source: rec.Cause.Source, ID: rec.Cause.ID, Type: rec.Cause.Type, Subject: rec.Cause.Subject, Time: some(rec.Cause.Time)},
 		StartedAt: some(rec.ClaimedAt),
 	}
+	if f := rec.Follow; f != nil {
+		data.FollowUp = &ResultFollowUp{
+			Action: f.Action, Polls: f.Polls, Receipt: f.Receipt, Output: f.Output, OutputTruncated: f.OutputTruncated,
+			DurationMs: max(0, rec.ConcludedAt.Sub(f.Since)).Milliseconds(),
+		}
+	}
 	if rec.State == Failed {
+		data.Output, data.OutputTruncated = nil, false // of what is not a success
 		data.Error = &ResultError{Reason: rec.Reason, Message: rec.Message, Retryable: retryable[rec.Reason], Details: rec.Details}
 	}
 	return Result{
