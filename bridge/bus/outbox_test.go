@@ -43,7 +43,7 @@ func original1() *bridge.Delivery {
 		Header: map[string][]string{
 			"ce-id": {"1"}, "ce-source": {"/shop"}, "ce-type": {"t"}, "ce-specversion": {"1.0"}, "X-Own": {"a", "b"},
 			"Nats-Msg-Id": {"m"}, "Nats-Expected-Last-Sequence": {"9"}, "Nats-TTL": {"1s"}, "Nats-Rollup": {"all"},
-			HeaderReason: {"an older letter's"}, HeaderReplay: {"3"},
+			HeaderFormat: {"1"}, HeaderReason: {"an older letter's"}, HeaderReplay: {"3"},
 		},
 	}
 }
@@ -78,7 +78,7 @@ func TestDead(t *testing.T) {
 	m.Header.Del(HeaderAt)
 	want := nats.Header{
 		"ce-id": {"1"}, "ce-source": {"/shop"}, "ce-type": {"t"}, "ce-specversion": {"1.0"}, "X-Own": {"a", "b"}, "Nats-Msg-Id": {"letter-1"},
-		HeaderReason: {"rejected"}, HeaderMessage: {"8x8 refused the number"}, HeaderRoute: {"shipped"}, HeaderKey: {string(pairKey)},
+		HeaderFormat: {"1"}, HeaderReason: {"rejected"}, HeaderMessage: {"8x8 refused the number"}, HeaderRoute: {"shipped"}, HeaderKey: {string(pairKey)},
 		HeaderSource: {"orders"}, HeaderOrigin: {"ORDERS 17"}, HeaderCauseID: {"1"}, HeaderCauseType: {"t"}, HeaderCauseSrc: {"/shop"},
 		HeaderTry: {"try"}, HeaderReplay: {"0"}, HeaderAttempts: {"2"}, HeaderRunID: {"run"}, HeaderClaimedAt: {"2026-01-02T03:04:05.000000006Z"},
 		HeaderAction: {"send-sms"}, HeaderConnection: {"main"},
