@@ -43,7 +43,7 @@ func original1() *bridge.Delivery {
 		Header: map[string][]string{
 			"ce-id": {"1"}, "ce-source": {"/shop"}, "ce-type": {"t"}, "ce-specversion": {"1.0"}, "X-Own": {"a", "b"},
 			"Nats-Msg-Id": {"m"}, "Nats-Expected-Last-Sequence": {"9"}, "Nats-TTL": {"1s"}, "Nats-Rollup": {"all"},
-			HeaderFormat: {"1"}, HeaderReason: {"an older letter's"}, HeaderReplay: {"3"},
+			HeaderReason: {"an older letter's"}, HeaderReplay: {"3"},
 		},
 	}
 }
@@ -108,7 +108,7 @@ func TestDeadMalformed(t *testing.T) {
 	m.Header.Del(HeaderAt)
 	message := m.Header.Get(HeaderMessage)
 	m.Header.Del(HeaderMessage)
-	want := nats.Header{HeaderReason: {"malformed"}, HeaderSource: {"orders"}, HeaderOrigin: {"ORDERS 1"}, "Nats-Msg-Id": {"m"}}
+	want := nats.Header{HeaderFormat: {"1"}, HeaderReason: {"malformed"}, HeaderSource: {"orders"}, HeaderOrigin: {"ORDERS 1"}, "Nats-Msg-Id": {"m"}}
 	if diff := cmp.Diff(want, m.Header); diff != "" {
 		t.Errorf("headers (-want +got):\n%s", diff)
 	}
