@@ -26,6 +26,7 @@ import (
 // Receipt is what a delivery receipt tells of a send that nobody else knows the
 // end of. Whatever state it reports, 8x8 has taken the message.
 type Receipt struct {
+	Version int       `json:"v,omitempty"`       // see Format; absent in those of old
 	UMID    string    `json:"umid,omitempty"`    // 8x8's message id; of a batch: of one of its messages
 	BatchID string    `json:"batchId,omitempty"` // of a batch only
 	State   string    `json:"state,omitempty"`   // such as "delivered"
@@ -89,7 +90,7 @@ func (b *Bridge) Receipt(ctx context.Context, key Key, try string, r Receipt) (R
 	if err != nil {
 		return Record{}, err
 	}
-	if try == "" || entry.Record.Try != try || entry.Record.Version > recordVersion {
+	if try == "" || entry.Record.Try != try {
 		return entry.Record, nil
 	}
 	if !entry.Record.State.Final() { // its own key first, then the record (R15)
@@ -103,6 +104,7 @@ func (b *Bridge) Receipt(ctx context.Context, key Key, try string, r Receipt) (R
 	}
 	rec := &entry.Record
 	switch {
+	case rec.Version > recordVersion: // a newer bridge finds the receipt
 	case rec.Try != try: // a newer try was chosen meanwhile: nothing follows for that one (R3)
 	case rec.State == Running: // its owner has the reply soon, or the reconciler reads the receipt
 	case rec.State == UnknownSt, rec.State == Waiting: // R6: what waits to be repeated must not be

@@ -100,7 +100,7 @@ func (b *Bridge) pair(ctx context.Context, e *occurrence, p *pair) (f fate) {
 		// ledger first (R1)
 		switch {
 		case p.rec.Version > recordVersion:
-			return fate{kind: again, delay: time.Minute} // a newer bridge's: leave it to one
+			return fate{kind: again, delay: newerDelay} // a newer bridge's: leave it to one
 		case p.rec.State != "" && p.rec.Content != e.content:
 			return b.reused(ctx, e, p)
 		case p.rec.State.Final() || p.rec.State == UnknownSt:

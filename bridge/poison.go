@@ -33,6 +33,8 @@ const (
 
 // Mark says that an event is being examined.
 type Mark struct {
+	// Version is that of the format; see Format. Marks of old have none.
+	Version int `json:"v,omitempty"`
 	// Times is how many processes have begun to, each after the one before had ended
 	// over it; 0: the event is not marked.
 	Times int `json:"times"`

@@ -136,7 +136,7 @@ func (r *reconciler) lookAt(ctx context.Context, at Place, doubts []*doubtful) {
 		switch err := b.reread(ctx, d.p); {
 		case err != nil:
 			return
-		case d.p.rec.State != Running || d.p.rec.Try != try:
+		case d.p.rec.State != Running || d.p.rec.Try != try || d.p.rec.Version > recordVersion:
 			r.settle(d, r.guarded(d, func() fate { return b.fromRecord(ctx, d.e, d.p) }))
 		default:
 			open = append(open, d)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,14 +53,25 @@ func (r *Record) happened() bool { return r.State.Final() || r.State == Followin
 // Final says whether nothing but time ends a record in this state.
 func (s State) Final() bool { return s == Succeeded || s == Failed }
 
+// newerDelay is after which time comes again what is left to a newer bridge.
+const newerDelay = 5 * time.Second
+
+// ErrNewer says that something was written by a newer bridge, and is left to one.
+var ErrNewer = errors.New("a newer bridge8x8 wrote it, and it is left to one")
+
 // The versions of the record's format. A bridge that meets a newer one than it
 // knows leaves the pair alone. A record has the least version that can say what it
 // says, so that older bridges go on with all that they understand.
 const (
-	plainVersion  = 1
-	followVersion = 2 // Follow
+	plainVersion  = 1 + ahead
+	followVersion = 2 + ahead // Follow
 	recordVersion = followVersion
 )
+
+// Format is the version of everything else that bridges leave for each other in
+// NATS: receipts and marks in the ledger, pairs set aside, dead letters. What is
+// newer than a bridge knows it leaves alone; what is older it reads.
+const Format = 1 + ahead
 
 // Record is what the ledger knows of one pair of event and route.
 type Record struct {

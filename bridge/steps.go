@@ -131,7 +131,7 @@ func (b *Bridge) fromRecord(ctx context.Context, e *occurrence, p *pair) fate {
 	case p.rec.State == "": // it is not there any more, or not yet
 		return fate{kind: again, delay: troubleDelay}
 	case p.rec.Version > recordVersion:
-		return fate{kind: again, delay: time.Minute} // a newer bridge's: leave it to one
+		return fate{kind: again, delay: newerDelay} // a newer bridge's: leave it to one
 	case p.rec.Content != e.content:
 		return b.reused(ctx, e, p)
 	case p.rec.State.Final() || p.rec.State == UnknownSt:

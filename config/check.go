@@ -22,7 +22,7 @@ func Check(e *Env, f *File) Problems {
 	// Results are not among them: one route may react to the outcome of another.
 	streams := []string{own + "_EVENTS", own + "_DEAD", own + "_WAIT", "KV_" + own + "_LEDGER"}
 	for _, s := range f.Sources {
-		if slices.Contains(streams, s.NATS.Stream) {
+		if slices.Contains(streams, s.NATS.Stream) && (s.NATS.Domain == "" || s.NATS.Domain == e.NATS.JSDomain) {
 			problems = append(problems, Problem{
 				Pos: s.Pos, Level: LevelError, Code: "own-stream",
 				Msg:  fmt.Sprintf("source %q takes from %s, which is a stream of the bridge itself (BRIDGE_PREFIX is %q)", s.Name, s.NATS.Stream, e.Bridge.Prefix),

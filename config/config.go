@@ -20,7 +20,9 @@ type Pos struct {
 // can be seen without knowing actions or compiling expressions.
 type File struct {
 	// Path is the file's name as the operator gave it.
-	Path        string
+	Path string
+	// Streams says who makes the bridge's own streams.
+	Streams     Streams
 	Sources     []Source
 	Webhooks    []Webhook
 	Connections []Connection // in file order
@@ -28,6 +30,15 @@ type File struct {
 	// SecretFiles are the files that variables of the file were read from.
 	SecretFiles []string
 }
+
+// Streams says who makes the bridge's streams and its ledger.
+type Streams string
+
+// The values of Streams.
+const (
+	StreamsMake     Streams = "make"     // the bridge, where they are missing (default)
+	StreamsExisting Streams = "existing" // somebody else: the bridge looks at them, and changes nothing
+)
 
 // Source is a place on the bus, besides BRIDGE_EVENTS, that events are taken from.
 type Source struct {
@@ -40,6 +51,8 @@ type Source struct {
 type SourceNATS struct {
 	// Stream is an existing JetStream stream. Empty for a core source.
 	Stream string
+	// Domain is the JetStream domain that Stream is in. Empty for the bridge's own.
+	Domain string
 	// Subjects filter the stream, or are subscribed to when Core is set.
 	Subjects []string
 	// Core takes plain NATS messages, with a queue group: at most once until stored.

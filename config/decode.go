@@ -40,8 +40,9 @@ func (d *decoder) decode(root Value) {
 	top := object{}
 	if root.Kind != KindNone && root.what() != "null" {
 		// Keys that begin with x- are the writer's own: a place for anchors.
-		top = d.object(withoutExtensions(root), "the file", "sources", "webhooks", "connections", "routes")
+		top = d.object(withoutExtensions(root), "the file", "streams", "sources", "webhooks", "connections", "routes")
 	}
+	d.streams(top)
 	for i, v := range d.items(top, "sources") {
 		d.source(v, fmt.Sprintf("sources[%d]", i))
 	}
@@ -65,6 +66,23 @@ func withoutExtensions(root Value) Value {
 	return root
 }
 
+func (d *decoder) streams(top object) {
+	d.file.Streams = StreamsMake
+	text, ok := d.text(top, "streams")
+	if !ok {
+		return
+	}
+	if text, ok = d.expand(text, top.pos("streams"), "streams"); !ok {
+		return
+	}
+	switch s := Streams(text); s {
+	case StreamsMake, StreamsExisting:
+		d.file.Streams = s
+	default:
+		d.fail(top.pos("streams"), "bad-value", "write existing if somebody else makes the bridge's streams, or make", "%q does not say who makes the streams", text)
+	}
+}
+
 func (d *decoder) source(v Value, at string) {
 	o := d.object(v, at, "name", "nats")
 	s := Source{Pos: v.Pos}
@@ -73,13 +91,19 @@ func (d *decoder) source(v Value, at string) {
 	if !ok {
 		return
 	}
-	n := d.object(where, "nats", "stream", "subjects", "core", "start")
+	n := d.object(where, "nats", "stream", "domain", "subjects", "core", "start")
 	s.NATS.Start = StartNew
 	s.NATS.Core = d.boolean(n, "core")
 	if stream, ok := d.text(n, "stream"); ok {
 		pos := n.pos("stream")
 		if s.NATS.Stream, ok = d.expand(stream, pos, "stream"); ok && (s.NATS.Stream == "" || strings.ContainsAny(s.NATS.Stream, ".*>/\\ \t\r\n")) {
 			d.fail(pos, "bad-name", "use the stream's name as the server lists it", "%q cannot be the name of a stream", s.NATS.Stream)
+		}
+	}
+	if domain, ok := d.text(n, "domain"); ok {
+		pos := n.pos("domain")
+		if s.NATS.Domain, ok = d.expand(domain, pos, "domain"); ok && !validDomain(s.NATS.Domain) {
+			d.fail(pos, "bad-name", "use the domain as the server's configuration names it", "%q cannot be the name of a JetStream domain", s.NATS.Domain)
 		}
 	}
 	for _, subject := range d.texts(n, "subjects") {
@@ -103,6 +127,8 @@ func (d *decoder) source(v Value, at string) {
 	case n.Kind != KindMap:
 	case s.NATS.Core && n.has("stream"):
 		d.fail(n.pos("stream"), "core-with-stream", "leave out one of the two", "a source is either core or a stream, not both")
+	case s.NATS.Core && n.has("domain"):
+		d.fail(n.pos("domain"), "core-with-domain", "leave it out, or name a stream", `a core source has no "domain": plain NATS knows none`)
 	case s.NATS.Core && d.empty(n, "subjects"):
 		d.fail(where.Pos, "missing-key", "add subjects: [a.subject]", `a core source needs "subjects"`)
 	case s.NATS.Core && hasStart:
@@ -111,6 +137,11 @@ func (d *decoder) source(v Value, at string) {
 		d.fail(where.Pos, "missing-key", "add stream: NAME, or core: true for plain NATS", `nats needs "stream"`)
 	}
 	d.file.Sources = append(d.file.Sources, s)
+}
+
+// validDomain says whether s can be a token of a subject.
+func validDomain(s string) bool {
+	return s != "" && !strings.ContainsAny(s, ".*>") && !strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) })
 }
 
 func (d *decoder) start(n *SourceNATS, text string, pos Pos) {

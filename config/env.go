@@ -29,6 +29,7 @@ type NATSEnv struct {
 	TLSCA    string `env:"NATS_TLS_CA" doc:"path of the certificates that the server's is checked against"`
 	TLSCert  string `env:"NATS_TLS_CERT" doc:"path of the client certificate"`
 	TLSKey   string `env:"NATS_TLS_KEY" doc:"path of the client certificate's key"`
+	JSDomain string `env:"NATS_JS_DOMAIN" doc:"JetStream domain that holds the bridge's streams, where it is not that of the server, such as the hub's behind a leaf node"`
 }
 
 // Embedded says whether the server runs in this process.

@@ -129,7 +129,7 @@ func TestRouteWithEverything(t *testing.T) {
 		return config.Value{Pos: at(line, col), Kind: config.KindScalar, Scalar: s}
 	}
 	want := &config.File{
-		Path: "testdata/good/everything.yaml",
+		Path: "testdata/good/everything.yaml", Streams: config.StreamsMake,
 		Sources: []config.Source{
 			{Pos: at(2, 5), Name: "orders", NATS: config.SourceNATS{Stream: "ORDERS", Subjects: []string{"orders.>"}, Start: config.StartTime, StartAt: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)}},
 			{Pos: at(4, 5), Name: "all", NATS: config.SourceNATS{Stream: "OLD", Start: config.StartAll}},

@@ -279,6 +279,13 @@ func (l *envLoader) checkNATS(e *Env) {
 			}
 		}
 	}
+	switch {
+	case n.JSDomain == "":
+	case !validDomain(n.JSDomain):
+		l.fail("NATS_JS_DOMAIN", "bad-name", "use the domain as the server's configuration names it", "is %q, which cannot be the name of a JetStream domain", n.JSDomain)
+	case n.Embedded():
+		l.fail("NATS_JS_DOMAIN", "no-domain", "unset it, or set NATS_URL to a server", "is %q, but the embedded server has no JetStream domain", n.JSDomain)
+	}
 	if n.Password != "" && n.User == "" {
 		l.fail("NATS_PASSWORD", "half-set", "set NATS_USER as well", "is set, but NATS_USER is not")
 	}

@@ -111,7 +111,7 @@ const (
 	// whose store is limited (natsd.DefaultMaxStore).
 	reserveMost     = 36 << 30
 	reserveEmbedded = 9 << 30
-	eventsName      = "events" // the source of everything that came in over HTTP or on our own subjects
+	eventsName      = bus.EventsSource
 	reloadEvery     = 5 * time.Second
 	startAgain      = time.Second // after NATS did not answer at the start
 )
@@ -278,8 +278,12 @@ func (a *App) connect() (*bus.Conn, error) {
 		}
 		extra = append(extra, a.server.Option())
 	}
-	extra = append(extra, bus.Credentials(a.newestNATS))
-	return bus.Connect(a.o.Env.NATS, b.Name, a.log, a.metrics.Connected, extra...)
+	extra = append(extra, nats.CustomInboxPrefix(a.names.Inbox()), bus.Credentials(a.newestNATS))
+	conn, err := bus.Connect(a.o.Env.NATS, b.Name, a.log, a.metrics.Connected, extra...)
+	if err == nil {
+		conn.Expect(Access(&a.o.Env, a.file).Serve())
+	}
+	return conn, err
 }
 
 // Addrs are the addresses that the listeners are bound to; empty where there is none.
@@ -361,13 +365,16 @@ func (a *App) Run(ctx context.Context) error {
 // assemble brings everything up that needs NATS.
 func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) error {
 	a.waitFor("NATS")
-	if err := a.conn.Await(ctx); err != nil {
+	if err := a.conn.Await(ctx, false); err != nil {
+		return err
+	}
+	if err := a.mayServe(ctx); err != nil {
 		return err
 	}
 	a.waitFor("the streams")
 	b := a.o.Env.Bridge
 	var l *ledger.Ledger
-	err := a.persist(ctx, func() (err error) {
+	err := a.persist(ctx, func(ctx context.Context) (err error) {
 		l, err = a.openStreams(ctx)
 		return err
 	})
@@ -389,11 +396,15 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 	background.Go(func() { l.Watch(life) })
 	background.Go(func() { a.bridge.Run(life) })
 	background.Go(func() { a.discover(life) })
-	if err := a.persist(ctx, func() error { return a.take(ctx, life) }); err != nil {
+	if err := a.persist(ctx, func(ctx context.Context) error { return a.take(ctx, life) }); err != nil {
 		return err
 	}
 	if b.Commands {
-		if a.unlistenRequests, err = requests.Listen(func(ask bridge.Ask) { a.bridge.Ask(life, ask) }); err != nil {
+		err = a.conn.Permitted(ctx, func(context.Context) (err error) {
+			a.unlistenRequests, err = requests.Listen(func(ask bridge.Ask) { a.bridge.Ask(life, ask) })
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -404,12 +415,28 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 	return nil
 }
 
+// mayServe says which permissions are missing, all of them before any is used.
+// Where the server does not tell, their use will.
+func (a *App) mayServe(ctx context.Context) error {
+	if a.server != nil {
+		return nil
+	}
+	missing, err := a.conn.Missing(ctx, Access(&a.o.Env, a.file).Serve())
+	switch {
+	case err != nil:
+		a.log.Debug("NATS does not tell what this user may", "error", err)
+	case len(missing) > 0:
+		return &bus.MissingError{Missing: missing}
+	}
+	return nil
+}
+
 // persist does what needs NATS, and again for as long as NATS is merely away: a
 // server that restarts, or a cluster that is choosing a leader.
-func (a *App) persist(ctx context.Context, do func() error) error {
+func (a *App) persist(ctx context.Context, do func(context.Context) error) error {
 	told := false
 	for {
-		err := do()
+		err := a.conn.Permitted(ctx, do)
 		if err == nil || ctx.Err() != nil || !bus.Passing(err) {
 			return err
 		}
@@ -428,19 +455,26 @@ func (a *App) persist(ctx context.Context, do func() error) error {
 // openStreams makes the ledger and the streams where they are missing.
 func (a *App) openStreams(ctx context.Context) (l *ledger.Ledger, err error) {
 	b := a.o.Env.Bridge
-	unit, release, err := a.unit(ctx)
+	existing := a.file.Streams == config.StreamsExisting
+	unit, release := int64(0), func() error { return nil }
+	if existing {
+		err = a.conn.CheckStreams(ctx, WantedStreams(&a.o.Env, 0), false)
+	} else {
+		unit, release, err = a.unit(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	l, err = ledger.Open(ctx, ledger.Options{
+		Target: ledger.WriteIn(a.o.Env.NATS.JSDomain), Existing: existing,
 		JetStream: a.conn.JS, Publish: a.conn.Publisher.Store, Unclear: func(err error) bool { return errors.Is(err, bus.ErrUnclear) },
 		NoRoom: bus.NoRoom,
 		Prefix: b.Prefix, Retention: b.Retention, Replicas: b.Replicas, MaxBytes: ledgerUnits * unit,
 		Logger: a.log, Healthy: a.outbox.Healthy, Failed: a.metrics.LedgerFailed,
 	})
-	if err != nil {
-		return nil, err
+	if err != nil || existing {
+		return l, err
 	}
 	return l, a.conn.EnsureStreams(ctx, a.names, b.Retention, b.Replicas, unit)
 }
@@ -477,7 +511,7 @@ func (a *App) take(ctx, life context.Context) error {
 			continue
 		}
 		start := bus.Start{All: s.NATS.Start == config.StartAll, At: s.NATS.StartAt}
-		if err := a.takeStream(ctx, life, s.Name, s.NATS.Stream, s.NATS.Subjects, start); err != nil {
+		if err := a.takeStream(ctx, life, s.Name, bus.StreamIn(s.NATS.Domain, s.NATS.Stream), s.NATS.Subjects, start); err != nil {
 			return fmt.Errorf("source %q: %w", s.Name, err)
 		}
 	}
@@ -667,6 +701,7 @@ func (a *App) serve() (stop func(), failed chan error, err error) {
 					}
 					return a.conn.Healthy()
 				}},
+				{Name: "permissions", Detail: true, Func: func(context.Context) error { return a.conn.Denied() }},
 				{Name: "ledger", Func: func(context.Context) error {
 					if l := a.ledger.Load(); l != nil {
 						return l.Usable()
@@ -712,6 +747,9 @@ func (a *App) waitFor(what string) { s := "waiting for " + what; a.pending.Store
 
 func (a *App) notStarted() error {
 	if p := a.pending.Load(); p != nil {
+		if err := a.conn.Awaits(); err != nil {
+			return fmt.Errorf("%s: %w", *p, err)
+		}
 		return errors.New(*p)
 	}
 	return nil
@@ -743,10 +781,10 @@ func (a *App) Reload() error {
 		a.log.Error("the configuration was not reloaded; the one before stays in use", "problems", err.Error())
 		return err
 	}
-	if !slices.EqualFunc(file.Sources, a.file.Sources, sameSource) {
+	if file.Streams != a.file.Streams || !slices.EqualFunc(file.Sources, a.file.Sources, sameSource) {
 		a.log.Warn("sources changed: restart to use them; routes, connections and webhooks are in use now")
 	}
-	file.Sources = a.file.Sources
+	file.Streams, file.Sources = a.file.Streams, a.file.Sources
 	before := a.file
 	a.file = file
 	ctx, cancel := context.WithTimeout(a.life, 5*time.Second)
@@ -771,7 +809,7 @@ func (a *App) Reload() error {
 }
 
 func sameSource(x, y config.Source) bool {
-	return x.Name == y.Name && x.NATS.Stream == y.NATS.Stream && x.NATS.Core == y.NATS.Core && slices.Equal(x.NATS.Subjects, y.NATS.Subjects)
+	return x.Name == y.Name && x.NATS.Stream == y.NATS.Stream && x.NATS.Domain == y.NATS.Domain && x.NATS.Core == y.NATS.Core && slices.Equal(x.NATS.Subjects, y.NATS.Subjects)
 }
 
 func (a *App) use(file *config.File, table *handlers.Table) {

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/bridge8x8/bridge8x8/bridge"
 	"github.com/bridge8x8/bridge8x8/bridge/bus"
@@ -23,18 +26,37 @@ type Client struct {
 	// Of the bridge, as far as its settings are known.
 	prefix    string
 	retention time.Duration
+	// Of DialAsBridge.
+	env  config.Env
+	file *config.File
 }
 
 // Dial connects to the bus that a bridge uses. It fails if NATS does not answer before ctx ends.
 func Dial(ctx context.Context, env config.Env) (*Client, error) {
+	names, access := bus.NewNames(env.Bridge.Prefix), Access(&env, nil)
+	return dial(ctx, &env, names.ToolInbox(), slices.Concat(access.Send(), access.Tail(), access.Trace(), access.Letters()))
+}
+
+// DialAsBridge connects as the bridge itself would, with the file that it would
+// have, so that can be asked whether all that it needs is there.
+func DialAsBridge(ctx context.Context, env config.Env, file *config.File) (*Client, error) {
+	c, err := dial(ctx, &env, bus.NewNames(env.Bridge.Prefix).Inbox(), Access(&env, file).Serve())
+	if err == nil {
+		c.env, c.file = env, file
+	}
+	return c, err
+}
+
+func dial(ctx context.Context, env *config.Env, inbox string, needs []Permission) (*Client, error) {
 	if env.NATS.Embedded() {
 		return nil, fmt.Errorf("NATS_URL=embedded runs inside the bridge: set NATS_URL to its BRIDGE_NATS_ADDR, or use --http")
 	}
-	conn, err := bus.Connect(env.NATS, "bridge8x8 client", slog.New(slog.DiscardHandler), nil)
+	conn, err := bus.Connect(env.NATS, "bridge8x8 client", slog.New(slog.DiscardHandler), nil, nats.CustomInboxPrefix(inbox))
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.Await(ctx); err != nil {
+	conn.Expect(needs)
+	if err := conn.Await(ctx, true); err != nil {
 		why := conn.NC.LastError()
 		conn.Close()
 		at := config.MaskURL(env.NATS.URL)
@@ -42,11 +64,32 @@ func Dial(ctx context.Context, env config.Env) (*Client, error) {
 		case !errors.Is(err, context.DeadlineExceeded):
 			return nil, fmt.Errorf("NATS at %s: %w", at, err)
 		case why != nil:
-			return nil, fmt.Errorf("NATS at %s cannot be reached: %w: is it running, and is NATS_URL right?", at, why)
+			return nil, fmt.Errorf("NATS at %s cannot be reached: %s: is it running, and is NATS_URL right?", at, bus.Text(why))
 		}
 		return nil, fmt.Errorf("NATS at %s does not answer: is it running, and is NATS_URL right?", at)
 	}
 	return &Client{conn: conn, names: bus.NewNames(env.Bridge.Prefix), own: true, prefix: env.Bridge.Prefix, retention: env.Bridge.Retention}, nil
+}
+
+// CheckPermissions says which of the bridge's permissions its user lacks; a note
+// says that the server does not tell.
+func (c *Client) CheckPermissions(ctx context.Context) (note string, err error) {
+	missing, err := c.conn.Missing(ctx, Access(&c.env, c.file).Serve())
+	switch {
+	case err != nil:
+		return "the server does not tell what this user may: what is missing shows when it is used", nil
+	case len(missing) > 0:
+		return "", &bus.MissingError{Missing: missing}
+	}
+	return "", nil
+}
+
+// CheckStreams says how the streams that are there differ from what the bridge
+// needs. Those that it makes itself may be missing.
+func (c *Client) CheckStreams(ctx context.Context) error {
+	return c.conn.Permitted(ctx, func(ctx context.Context) error {
+		return c.conn.CheckStreams(ctx, WantedStreams(&c.env, 0), c.file.Streams != config.StreamsExisting)
+	})
 }
 
 // Client is a client of this very bridge.
@@ -67,7 +110,9 @@ func (c *Client) Send(ctx context.Context, e cloudevent.Event) error {
 	if err != nil {
 		return err
 	}
-	return bus.Intake{Conn: c.conn, Names: c.names}.Accept(ctx, []cloudevent.Message{{Event: e, Header: header, Data: data}})
+	return c.conn.Permitted(ctx, func(ctx context.Context) error {
+		return bus.Intake{Conn: c.conn, Names: c.names}.Accept(ctx, []cloudevent.Message{{Event: e, Header: header, Data: data}})
+	})
 }
 
 // Seen is something that happened.
@@ -100,6 +145,17 @@ func Causation(e *cloudevent.Event) (source, id string) {
 // Follow calls each for everything that happens from now on. It returns once
 // it is watching; each is called one at a time per kind.
 func (c *Client) Follow(ctx context.Context, each func(Seen)) (stop func(), err error) {
+	err = c.conn.Permitted(ctx, func(ctx context.Context) (err error) {
+		stop, err = c.follow(ctx, each)
+		return err
+	})
+	if err != nil && stop != nil {
+		stop()
+	}
+	return stop, err
+}
+
+func (c *Client) follow(ctx context.Context, each func(Seen)) (stop func(), err error) {
 	var stops []func()
 	stop = func() {
 		for _, s := range stops {

@@ -43,7 +43,7 @@ func person(t *testing.T, natsURL string) *bus.Letters {
 		t.Fatal(err)
 	}
 	t.Cleanup(conn.Close)
-	if err := conn.Await(t.Context()); err != nil {
+	if err := conn.Await(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	return &bus.Letters{Conn: conn, Names: bus.NewNames("bridge")}

@@ -29,8 +29,12 @@ func (c *Client) box() *bus.Letters {
 }
 
 // Letters reads the dead letters that the filter takes, the oldest first.
-func (c *Client) Letters(ctx context.Context, f LetterFilter) ([]Letter, error) {
-	return c.box().List(ctx, f)
+func (c *Client) Letters(ctx context.Context, f LetterFilter) (letters []Letter, err error) {
+	err = c.conn.Permitted(ctx, func(ctx context.Context) (err error) {
+		letters, err = c.box().List(ctx, f)
+		return err
+	})
+	return letters, err
 }
 
 // LetterFile is all that is known about a dead letter.
@@ -48,7 +52,15 @@ type LetterFile struct {
 }
 
 // Letter reads everything about one dead letter. Errors: ErrNoLetter, ErrLetterGone.
-func (c *Client) Letter(ctx context.Context, id uint64) (*LetterFile, error) {
+func (c *Client) Letter(ctx context.Context, id uint64) (f *LetterFile, err error) {
+	err = c.conn.Permitted(ctx, func(ctx context.Context) (err error) {
+		f, err = c.letter(ctx, id)
+		return err
+	})
+	return f, err
+}
+
+func (c *Client) letter(ctx context.Context, id uint64) (*LetterFile, error) {
 	box := c.box()
 	l, err := box.Get(ctx, id)
 	if err != nil {
@@ -107,11 +119,13 @@ type Decisions struct {
 // Decisions reads all dead letters, so that some can be decided about.
 func (c *Client) Decisions(ctx context.Context) (*Decisions, error) {
 	d := &Decisions{box: c.box(), done: map[uint64]bool{}}
-	var err error
-	if d.asked, err = d.box.Now(ctx); err != nil {
-		return nil, err
-	}
-	if d.Letters, err = d.box.List(ctx, LetterFilter{}); err != nil {
+	err := c.conn.Permitted(ctx, func(ctx context.Context) (err error) {
+		if d.asked, err = d.box.Now(ctx); err == nil {
+			d.Letters, err = d.box.List(ctx, LetterFilter{})
+		}
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	d.same = bus.Same(d.Letters)
@@ -125,7 +139,12 @@ func (d *Decisions) Find(ctx context.Context, id uint64) (Letter, error) {
 			return l, nil
 		}
 	}
-	return d.box.Get(ctx, id)
+	var l Letter
+	err := d.box.Conn.Permitted(ctx, func(ctx context.Context) (err error) {
+		l, err = d.box.Get(ctx, id)
+		return err
+	})
+	return l, err
 }
 
 // Replay asks for one more handling of a letter's event by its one route, and
@@ -141,7 +160,8 @@ func (d *Decisions) decide(ctx context.Context, l *Letter, discard bool) error {
 		return nil // with another letter of the same pair
 	}
 	same := d.same(l)
-	if err := d.box.Decide(ctx, l.ID, same, d.asked, discard); err != nil {
+	err := d.box.Conn.Permitted(ctx, func(ctx context.Context) error { return d.box.Decide(ctx, l.ID, same, d.asked, discard) })
+	if err != nil {
 		return err
 	}
 	for _, id := range same {

@@ -118,7 +118,15 @@ type TraceOptions struct {
 
 // Trace gathers what the streams and the ledger know of the events with an id.
 // Nothing found is no error.
-func (c *Client) Trace(ctx context.Context, o TraceOptions) (*Trace, error) {
+func (c *Client) Trace(ctx context.Context, o TraceOptions) (t *Trace, err error) {
+	err = c.conn.Permitted(ctx, func(ctx context.Context) (err error) {
+		t, err = c.trace(ctx, o)
+		return err
+	})
+	return t, err
+}
+
+func (c *Client) trace(ctx context.Context, o TraceOptions) (*Trace, error) {
 	t := &tracer{o: o, trace: &Trace{ID: o.ID, Events: []TracedEvent{}}, bySource: map[string]*TracedEvent{}}
 	if o.Source != "" {
 		t.hashes = map[string]string{bridge.EventHash(o.Source, o.ID): o.Source}

@@ -122,11 +122,12 @@ func Start(t testing.TB, o Options) *Bridge {
 		delete(environ, "BRIDGE_NATS_ADDR")
 	}
 	maps.Copy(environ, o.Env)
-	env, problems := config.LoadEnv(environ)
+	file, problems := config.Parse("bridge.yaml", []byte(o.YAML), os.LookupEnv)
 	if problems.Errors() {
 		t.Fatal(problems)
 	}
-	file, problems := config.Parse("bridge.yaml", []byte(o.YAML), os.LookupEnv)
+	permit(t, environ, "serve", file)
+	env, problems := config.LoadEnv(environ)
 	if problems.Errors() {
 		t.Fatal(problems)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,11 +25,23 @@ func NATSServerConfig(t testing.TB, conf string) *NATS {
 func newNATSServer(t testing.TB, conf string) *NATS {
 	t.Helper()
 	dir, addr := t.TempDir(), FreeAddr(t)
-	n := &NATS{URL: "nats://" + addr, addr: addr, conf: filepath.Join(dir, "nats.conf"), store: filepath.ToSlash(filepath.Join(dir, "store"))}
+	n := &NATS{
+		URL: "nats://" + addr, addr: addr, conf: filepath.Join(dir, "nats.conf"), store: filepath.ToSlash(filepath.Join(dir, "store")),
+		users: users{by: map[string]string{}},
+	}
 	n.Program = newProgram(t, "nats-server", build(t, "nats-server", natsPackage), nil, "--config", n.conf)
+	if !ownUsers.MatchString(conf) {
+		n.users.file = filepath.Join(dir, "users.conf")
+		n.writeUsers(t)
+		conf += "\ninclude users.conf"
+	}
 	n.write(conf)
+	n.enter()
 	return n
 }
+
+// ownUsers finds a configuration that says itself who may what.
+var ownUsers = regexp.MustCompile(`(?m)^\s*(authorization|accounts|operator|no_auth_user)\b`)
 
 func (n *NATS) write(conf string) {
 	n.t.Helper()

@@ -19,6 +19,7 @@ import (
 	"testing"
 
 	"github.com/bridge8x8/bridge8x8/bridge/sandbox"
+	"github.com/bridge8x8/bridge8x8/config"
 )
 
 // The programs that tests run, as go build names them. Each is built once in a
@@ -34,11 +35,12 @@ var built struct {
 	paths map[string]string
 }
 
-func build(t testing.TB, name, pkg string) string {
+func build(t testing.TB, name, pkg string, flags ...string) string {
 	t.Helper()
 	built.mu.Lock()
 	defer built.mu.Unlock()
-	if path := built.paths[pkg]; path != "" {
+	key := strings.Join(append(flags, pkg), " ")
+	if path := built.paths[key]; path != "" {
 		return path
 	}
 	if err := makeBuildDir(); err != nil {
@@ -48,12 +50,13 @@ func build(t testing.TB, name, pkg string) string {
 	if runtime.GOOS == "windows" {
 		path += ".exe"
 	}
-	cmd := exec.CommandContext(context.Background(), "go", "build", "-race=false", "-buildvcs=false", "-o", path, pkg) //nolint:gosec // the two packages above
+	cmd := exec.CommandContext(context.Background(), "go", "build", "-race=false", "-buildvcs=false", "-o", path) //nolint:gosec // the two packages above
+	cmd.Args = append(append(cmd.Args, flags...), pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
 	}
-	built.paths[pkg] = path
+	built.paths[key] = path
 	return path
 }
 
@@ -71,6 +74,15 @@ func Binary(t testing.TB) string {
 	t.Helper()
 	return build(t, "bridge8x8", bridgePackage)
 }
+
+// NextBinary builds the program with every format one higher than it is.
+func NextBinary(t testing.TB) string {
+	t.Helper()
+	return build(t, "bridge8x8-next", bridgePackage, "-tags", "bridge8x8_next")
+}
+
+// As makes it another program, from its next start on.
+func (p *Program) As(path string) { p.path = path }
 
 // Clean removes what was built. Call it from TestMain, after the tests.
 func Clean() {
@@ -117,6 +129,11 @@ func newProgram(t testing.TB, name, path string, env map[string]string, args ...
 // NewProgram runs the built bridge8x8 with a command; it is not started.
 func NewProgram(t testing.TB, env map[string]string, args ...string) *Program {
 	t.Helper()
+	if env["NATS_URL"] != "" {
+		env = maps.Clone(env)
+		file, _ := config.Load(env["BRIDGE_CONFIG"], os.LookupEnv) // the command says itself what is wrong with it
+		permit(t, env, args[0], file)
+	}
 	return newProgram(t, "bridge8x8 "+args[0], Binary(t), env, args...)
 }
 
@@ -208,8 +225,9 @@ func (p *Program) awaitUp(what string, up func() error) {
 // NATS is a nats-server with JetStream in a process of its own.
 type NATS struct {
 	*Program
-	URL  string
-	addr string
+	URL   string
+	addr  string
+	users users
 	// Of a server with a configuration of the test's own.
 	conf, store string
 }
@@ -218,16 +236,9 @@ type NATS struct {
 // again, it has the same address and what it had stored.
 func NATSServer(t testing.TB) *NATS {
 	t.Helper()
-	addr := FreeAddr(t)
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &NATS{URL: "nats://" + addr, addr: addr}
-	n.Program = newProgram(t, "nats-server", build(t, "nats-server", natsPackage), nil,
-		"--addr", host, "--port", port, "--jetstream", "--store_dir", t.TempDir(), "--name", "test")
-	n.Start()
-	return n
+	return NATSServerConfig(t, `
+		server_name: test
+		jetstream { store_dir: "{{dir}}" }`)
 }
 
 // Start starts it and returns once clients can connect.

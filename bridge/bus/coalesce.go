@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // An event costs four small messages to NATS, and each of the many workers
@@ -136,14 +138,67 @@ func (c *coalescing) Close() error {
 	return err
 }
 
-// dialer dials NATS with coalescing connections.
-type dialer struct{ net.Dialer }
+// dialer dials NATS with coalescing connections, again and again for one Conn. It
+// closes the one before, and the last one in the end: the client forgets a
+// connection on which it was refused, or that it was about to make when it was
+// closed. The client's lock is held meanwhile, by the goroutine that signs in next:
+// the only one that looks at the key.
+type dialer struct {
+	net.Dialer
+	conn *Conn  // optional
+	nkey string // the file of its seed; optional
+
+	mu     sync.Mutex
+	last   *coalescing // the one that is in use, or about to be
+	closed bool
+}
 
 // Dial implements nats.CustomDialer.
-func (d dialer) Dial(network, address string) (net.Conn, error) {
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	d.forget()
+	d.whoWeAre()
 	conn, err := d.Dialer.Dial(network, address)
 	if err != nil {
 		return nil, err
 	}
-	return newCoalescing(conn), nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	}
+	d.last = newCoalescing(conn)
+	return d.last, nil
+}
+
+// whoWeAre reads our public key: the client reads the seed anew for each signature,
+// but the key that goes with it only once.
+func (d *dialer) whoWeAre() {
+	if d.conn == nil || d.nkey == "" {
+		return
+	}
+	nc := d.conn.connected.Load()
+	if nc == nil {
+		return
+	}
+	var newest nats.Options
+	if o, err := nats.NkeyOptionFromSeed(d.nkey); err == nil && o(&newest) == nil {
+		nc.Opts.Nkey = newest.Nkey
+	}
+}
+
+func (d *dialer) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.last != nil {
+		_ = d.last.Close()
+		d.last = nil
+	}
+}
+
+func (d *dialer) close() {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	d.forget()
 }

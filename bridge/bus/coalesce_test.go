@@ -162,7 +162,7 @@ func TestCoalesceManyWriters(t *testing.T) {
 		conn, _ := listener.Accept()
 		accepted <- conn
 	}()
-	conn, err := dialer{}.Dial("tcp", listener.Addr().String())
+	conn, err := (&dialer{}).Dial("tcp", listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestDialNobody(t *testing.T) {
 	}
 	addr := listener.Addr().String()
 	_ = listener.Close()
-	if conn, err := (dialer{}).Dial("tcp", addr); err == nil || conn != nil {
+	if conn, err := (&dialer{}).Dial("tcp", addr); err == nil || conn != nil {
 		t.Errorf("dialled %v, %v", conn, err)
 	}
 }

@@ -5,14 +5,15 @@ package bus
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,10 +32,14 @@ type Conn struct {
 	// Publisher stores what the bridge publishes.
 	Publisher *Publisher
 	log       *slog.Logger
+	domain    string // of JetStream; "" for the server's own
+	api       string // prefix of the subjects of JetStream's API
+	denials   denials
+	dialer    *dialer
+	awaits    atomic.Pointer[error] // why JetStream does not answer, where that is known
 	// reconnects counts them: what was asked for before one is gone.
 	reconnects atomic.Int64
 	connected  atomic.Pointer[nats.Conn] // NC, for what may happen before Connect ends
-	dial       *redialer
 }
 
 // Connect begins to connect and returns at once: a server that is away is
@@ -45,8 +50,8 @@ type Conn struct {
 // and is never sent later behind the back of whoever asked (rule R7).
 // changed is told whether the connection is up, whenever that changes; it may be nil.
 func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up bool), extra ...nats.Option) (*Conn, error) {
-	c := &Conn{log: log}
-	c.dial = &redialer{CustomDialer: dialer{net.Dialer{Timeout: 2 * time.Second}}, conn: c, nkey: env.NKey}
+	c := &Conn{log: log, domain: env.JSDomain, api: apiPrefix(env.JSDomain)}
+	c.dialer = &dialer{Dialer: net.Dialer{Timeout: 2 * time.Second}, conn: c, nkey: env.NKey}
 	if changed == nil {
 		changed = func(bool) {}
 	}
@@ -55,7 +60,7 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 	opts := []nats.Option{
 		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
 		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, reconnectWait),
-		nats.Timeout(2 * time.Second), nats.SetCustomDialer(c.dial), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
+		nats.Timeout(2 * time.Second), nats.SetCustomDialer(c.dialer), nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.ConnectHandler(func(nc *nats.Conn) {
 			changed(true)
 			if down.Swap(false) {
@@ -68,7 +73,7 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 				p.disconnected()
 			}
 			if !nc.IsClosed() && !down.Swap(true) {
-				log.Warn("NATS is away", "error", text(err))
+				log.Warn("NATS is away", "error", Text(err))
 			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
@@ -80,15 +85,25 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 		}),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
 			if !down.Swap(true) {
-				log.Warn("NATS cannot be reached", "error", text(err))
+				log.Warn("NATS cannot be reached", "error", Text(err))
+			}
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			denied := c.denials.explain(err)
+			if denied == nil {
+				log.Warn("NATS reports an error", "error", Text(err))
+				return
+			}
+			if p := publisher.Load(); p != nil && denied.Verb == Publish {
+				p.denied(denied)
+			}
+			if c.refused(denied) {
+				log.Error("a permission is missing on NATS", "error", Text(denied))
 			}
 		}),
 		// A secret that is refused today is another tomorrow, or is on its way: it was
 		// changed at the server first.
 		nats.IgnoreAuthErrorAbort(),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			log.Warn("NATS reports an error", "error", text(err))
-		}),
 	}
 	auth, err := authOptions(env)
 	if err != nil {
@@ -103,13 +118,13 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 		if bad, ok := errors.AsType[*url.Error](err); ok {
 			err = fmt.Errorf("NATS_URL: %w", bad.Err) // the whole would show a password in it
 		}
-		return nil, fmt.Errorf("connect to NATS: %s", text(err))
+		return nil, fmt.Errorf("connect to NATS: %s", Text(err))
 	}
 	// Where the first attempt does not say why it failed, the next one does.
 	if err := c.NC.LastError(); err != nil && !c.NC.IsConnected() && !down.Swap(true) {
-		log.Warn("NATS cannot be reached", "error", text(err))
+		log.Warn("NATS cannot be reached", "error", Text(err))
 	}
-	c.JS, err = jetstream.New(c.NC, jetstream.WithDefaultTimeout(5*time.Second))
+	c.JS, err = c.jetStream(c.domain)
 	if err == nil {
 		c.Publisher, err = newPublisher(c.NC)
 	}
@@ -122,10 +137,58 @@ func Connect(env config.NATSEnv, name string, log *slog.Logger, changed func(up 
 	return c, nil
 }
 
-// text keeps an error on one line, and says something if there is none.
-func text(err error) string {
-	if err == nil {
+func (c *Conn) jetStream(domain string) (jetstream.JetStream, error) {
+	timeout := jetstream.WithDefaultTimeout(5 * time.Second)
+	if domain == "" {
+		return jetstream.New(c.NC, timeout)
+	}
+	return jetstream.NewWithDomain(c.NC, domain, timeout)
+}
+
+// StreamIn is how a stream of another JetStream domain is called here; a stream
+// of ours, with an empty domain, by its name alone. A stream's name has no dots.
+func StreamIn(domain, stream string) string {
+	if domain == "" {
+		return stream
+	}
+	return domain + "." + stream
+}
+
+// place is where a stream is, by what StreamIn calls it.
+func (c *Conn) place(stream string) (js jetstream.JetStream, api, name string, err error) {
+	domain, name, elsewhere := strings.Cut(stream, ".")
+	if !elsewhere {
+		return c.JS, c.api, stream, nil
+	}
+	js, err = c.jetStream(domain)
+	return js, apiPrefix(domain), name, err
+}
+
+// signInRefused says whether a server does not take our credentials.
+func signInRefused(err error) bool {
+	return slices.ContainsFunc([]error{
+		nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired,
+		nats.ErrNkeysNotSupported,
+	}, func(refusal error) bool { return errors.Is(err, refusal) })
+}
+
+// Text is an error of the connection in words for an operator, on one line.
+func Text(err error) string {
+	const variables = "NATS_USER and NATS_PASSWORD, NATS_TOKEN, NATS_CREDS or NATS_NKEY"
+	unknown, isUnknown := errors.AsType[x509.UnknownAuthorityError](err)
+	switch {
+	case err == nil:
 		return "the connection was closed"
+	case signInRefused(err):
+		return fmt.Sprintf("the server refuses our credentials (%s): %s", variables, strings.TrimPrefix(err.Error(), "nats: "))
+	case isUnknown:
+		return fmt.Sprintf("the server's certificate is signed by an authority that NATS_TLS_CA does not name: %v", unknown)
+	case strings.Contains(err.Error(), "remote error: tls:"): // an alert of the server's has no type
+		return "the server wants a client certificate that it trusts (NATS_TLS_CERT and NATS_TLS_KEY): " + err.Error()
+	case errors.Is(err, nats.ErrSecureConnRequired):
+		return "the server requires TLS: write tls:// in NATS_URL, or set NATS_TLS_CA"
+	case errors.Is(err, nats.ErrSecureConnWanted):
+		return "the server offers no TLS, which NATS_URL or NATS_TLS_CA ask for"
 	}
 	return err.Error()
 }
@@ -133,6 +196,9 @@ func text(err error) string {
 func authOptions(env config.NATSEnv) ([]nats.Option, error) {
 	var opts []nats.Option
 	if env.Creds != "" {
+		if _, err := os.Stat(env.Creds); err != nil {
+			return nil, fmt.Errorf("NATS_CREDS: cannot read %q", env.Creds)
+		}
 		opts = append(opts, nats.UserCredentials(env.Creds))
 	}
 	if env.NKey != "" {
@@ -193,68 +259,50 @@ func Credentials(newest func() config.NATSEnv) nats.Option {
 	}
 }
 
-// redialer dials again and again for one connection. The client's lock is held
-// meanwhile, by the goroutine that signs in next: the only one that looks at the key.
-type redialer struct {
-	nats.CustomDialer
-	conn *Conn
-	nkey string // the file of the seed; optional
-
-	mu   sync.Mutex
-	last net.Conn
-}
-
-// Dial closes what it dialled before: the client forgets a connection on which it was
-// refused. And it reads who we are: the client reads the seed anew for each
-// signature, but the public key that goes with it only once.
-func (d *redialer) Dial(network, address string) (net.Conn, error) {
-	d.close()
-	if nc := d.conn.connected.Load(); nc != nil && d.nkey != "" {
-		var newest nats.Options
-		if o, err := nats.NkeyOptionFromSeed(d.nkey); err == nil && o(&newest) == nil {
-			nc.Opts.Nkey = newest.Nkey
-		}
-	}
-	conn, err := d.CustomDialer.Dial(network, address)
-	if err != nil {
-		return nil, err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.last = conn
-	return conn, nil
-}
-
-func (d *redialer) close() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.last != nil {
-		_ = d.last.Close()
-		d.last = nil
-	}
-}
-
 // Close ends the connection. Who waits for a PubAck is told that it is unclear.
 func (c *Conn) Close() {
 	c.Publisher.close()
 	c.NC.Close()
-	c.dial.close()
+	c.dialer.close()
 }
 
-// Await waits until JetStream answers, or ctx ends.
-func (c *Conn) Await(ctx context.Context) error {
+// Await waits until JetStream answers, or ctx ends. An impatient one waits for no
+// server that has refused its credentials.
+func (c *Conn) Await(ctx context.Context, impatient bool) error {
+	return c.Permitted(ctx, func(ctx context.Context) error { return c.await(ctx, impatient) })
+}
+
+// Awaits is why JetStream does not answer, where that is known; else nil.
+func (c *Conn) Awaits() error {
+	if why := c.awaits.Load(); why != nil {
+		return *why
+	}
+	return nil
+}
+
+func (c *Conn) await(ctx context.Context, impatient bool) error {
 	for {
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
 		_, err := c.JS.AccountInfo(try)
 		cancel()
 		if err == nil {
+			c.awaits.Store(nil)
 			return nil
 		}
-		if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+		if refused := c.NC.LastError(); impatient && signInRefused(refused) {
+			return errors.New(Text(refused))
+		}
+		if c.domain != "" && errors.Is(err, jetstream.ErrJetStreamNotEnabled) {
+			away := fmt.Errorf("no JetStream answers in the domain %q of NATS_JS_DOMAIN: is it the right one, and the leaf node connected?", c.domain)
+			c.awaits.Store(&away)
+		} else if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
 			return fmt.Errorf("NATS at %s: %w: start the server with JetStream, or enable it for this account", c.NC.ConnectedUrlRedacted(), err)
 		}
 		select {
 		case <-ctx.Done():
+			if err := c.Awaits(); err != nil {
+				return err
+			}
 			return fmt.Errorf("NATS did not answer: %w", context.Cause(ctx))
 		case <-time.After(20 * time.Millisecond):
 		}
@@ -272,6 +320,7 @@ func Passing(err error) bool {
 	return slices.ContainsFunc([]error{
 		context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoResponders, nats.ErrReconnectBufExceeded, nats.ErrDisconnected,
 		nats.ErrConnectionReconnecting, jetstream.ErrNoStreamResponse,
+		errAsked,
 		jetstream.ErrStreamNotFound, // of ours: another replica is making it right now
 	}, func(passing error) bool { return errors.Is(err, passing) })
 }
@@ -280,6 +329,9 @@ func Passing(err error) bool {
 func (c *Conn) Healthy() error {
 	if c.NC.IsConnected() {
 		return nil
+	}
+	if err := c.NC.LastError(); signInRefused(err) {
+		return fmt.Errorf("NATS is %s: %s", c.NC.Status(), Text(err))
 	}
 	return fmt.Errorf("NATS is %s", c.NC.Status())
 }

@@ -104,7 +104,7 @@ func TestConnectWithoutCredentials(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.Await(within(t)); err != nil {
+	if err := c.Await(within(t), false); err != nil {
 		t.Error(err)
 	}
 }
@@ -154,7 +154,7 @@ func TestConnectWaits(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancelCause(within(t))
 	cancel(errors.New("stopped"))
-	if err := c.Await(ctx); err == nil || err.Error() != "NATS did not answer: stopped" {
+	if err := c.Await(ctx, false); err == nil || err.Error() != "NATS did not answer: stopped" {
 		t.Errorf("await: %v", err)
 	}
 	if _, err := c.Publisher.Store(within(t), "s.a", nil, nil); !errors.Is(err, ErrUnsent) {
@@ -166,7 +166,7 @@ func TestConnectWaits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Await(within(t)); err != nil {
+		if err := c.Await(within(t), false); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.Healthy(); err != nil {
@@ -295,7 +295,7 @@ func TestConnectTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.Await(within(t)); err != nil {
+	if err := c.Await(within(t), false); err != nil {
 		t.Fatal(err)
 	}
 	makeStream(t, c, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})

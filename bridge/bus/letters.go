@@ -60,6 +60,8 @@ type Letter struct {
 	// Reference says that the letter holds no payload, which was too large: it is
 	// that of the message at Stream and Seq.
 	Reference bool
+	// Newer says that a newer bridge wrote it, and that what stands here may be wrong.
+	Newer bool
 
 	recorded bool // a record stands behind it
 	header   map[string][]string
@@ -242,6 +244,7 @@ func readLetter(id uint64, stored time.Time, h nats.Header) Letter {
 		Cause:     bridge.Cause{ID: h.Get(HeaderCauseID), Type: h.Get(HeaderCauseType), Source: h.Get(HeaderCauseSrc)},
 		Reference: h.Get(HeaderReference) != "", recorded: h.Get(HeaderReplay) != "", header: h,
 	}
+	l.Newer = number(HeaderFormat) > bridge.Format
 	l.ClaimedAt, _ = time.Parse(time.RFC3339Nano, h.Get(HeaderClaimedAt))
 	stream, seq, _ := strings.Cut(h.Get(HeaderOrigin), " ")
 	l.Stream = stream
@@ -275,6 +278,9 @@ func (s *Letters) Decide(ctx context.Context, id uint64, same []uint64, asked ti
 	l, err := s.Get(ctx, id)
 	if err != nil {
 		return err
+	}
+	if l.Newer {
+		return errors.New("a newer bridge8x8 wrote this dead letter: decide about it with that one's commands")
 	}
 	replayable := l.Replayable()
 	if replayable != nil && !discard {
@@ -319,7 +325,7 @@ func (s *Letters) store(ctx context.Context, l *Letter, same []uint64, asked tim
 		decision.Unclear++
 	}
 	facts, err := json.Marshal(aside{
-		Pair: bridge.Pair{Route: l.Route, Replay: l.Replay + 1, Decision: &decision}, Source: l.Source, Stream: l.Stream, Seq: l.Seq, Stored: asked,
+		Version: bridge.Format, Pair: bridge.Pair{Route: l.Route, Replay: l.Replay + 1, Decision: &decision}, Source: l.Source, Stream: l.Stream, Seq: l.Seq, Stored: asked,
 	})
 	if err != nil {
 		return err

@@ -47,8 +47,10 @@ const (
 	HeaderReference = "Bridge8x8-Reference"
 	// HeaderReplyTo is where the result of a stored request is wanted (rule R19).
 	HeaderReplyTo = "Bridge8x8-Reply-To"
-	headerPair    = "Bridge8x8-Pair"
-	headerPrefix  = "Bridge8x8-"
+	// HeaderFormat is the version of a dead letter; see bridge.Format. Those of old have none.
+	HeaderFormat = "Bridge8x8-Format"
+	headerPair   = "Bridge8x8-Pair"
+	headerPrefix = "Bridge8x8-"
 )
 
 // Outbox implements bridge.Outbox on JetStream.
@@ -160,6 +162,7 @@ func (o *Outbox) Dead(ctx context.Context, l bridge.DeadLetter) error {
 			h.Set(name, value)
 		}
 	}
+	set(HeaderFormat, strconv.Itoa(bridge.Format))
 	set(HeaderReason, string(l.Reason))
 	set(HeaderMessage, l.Message)
 	set(HeaderRoute, l.Route)
@@ -267,6 +270,9 @@ func (o *Outbox) Held(ctx context.Context, key bridge.Key, route string) (*bridg
 		return nil, err
 	}
 	for _, l := range letters {
+		if l.Newer {
+			return nil, bridge.ErrNewer
+		}
 		l, err := o.letters().Get(ctx, l.ID)
 		if errors.Is(err, ErrLetterGone) {
 			continue // withdrawn just now
@@ -292,6 +298,7 @@ func (o *Outbox) Held(ctx context.Context, key bridge.Key, route string) (*bridg
 
 // aside is what a pair set aside keeps of the delivery that it came with.
 type aside struct {
+	Version int `json:"v,omitempty"` // see bridge.Format; absent in those of old
 	bridge.Pair
 	Key    bridge.Key `json:"key,omitempty"`
 	Reply  string     `json:"reply,omitempty"`
@@ -303,7 +310,7 @@ type aside struct {
 
 // SetAside implements bridge.Outbox.
 func (o *Outbox) SetAside(ctx context.Context, d *bridge.Delivery, p bridge.Pair, key bridge.Key, connection string) error {
-	facts, err := json.Marshal(aside{Pair: p, Key: key, Reply: d.Reply, Source: d.Source, Stream: d.Stream, Seq: d.Seq, Stored: d.Stored})
+	facts, err := json.Marshal(aside{Version: bridge.Format, Pair: p, Key: key, Reply: d.Reply, Source: d.Source, Stream: d.Stream, Seq: d.Seq, Stored: d.Stored})
 	if err != nil {
 		return err
 	}
@@ -330,6 +337,9 @@ func (c *Conn) unfold(ctx context.Context, d *bridge.Delivery) error {
 		d.Broken = fmt.Errorf("header %s of a pair set aside: %w", headerPair, err)
 		return nil
 	}
+	if facts.Version > bridge.Format {
+		return bridge.ErrNewer
+	}
 	reference := nats.Header(d.Header).Get(HeaderReference) != ""
 	d.Header = original(d.Header)
 	d.Pair, d.Key, d.Reply = &facts.Pair, facts.Key, facts.Reply
@@ -349,12 +359,46 @@ func (c *Conn) unfold(ctx context.Context, d *bridge.Delivery) error {
 	return nil
 }
 
+// message reads one message of a stream. It asks with the one request that works
+// whatever the stream's configuration: the client library would need the right
+// to look at that first. Errors: jetstream.ErrMsgNotFound, jetstream.ErrStreamNotFound.
 func (c *Conn) message(ctx context.Context, stream string, seq uint64) (*jetstream.RawStreamMsg, error) {
-	st, err := c.JS.Stream(ctx, stream)
+	_, api, name, err := c.place(stream)
 	if err != nil {
 		return nil, err
 	}
-	return st.GetMsg(ctx, seq)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	m, err := c.NC.RequestWithContext(ctx, api+"STREAM.MSG.GET."+name, fmt.Appendf(nil, `{"seq":%d}`, seq))
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Error   *jetstream.APIError
+		Message *struct {
+			Subject    string
+			Seq        uint64
+			Hdrs, Data []byte
+			Time       time.Time
+		}
+	}
+	if err := json.Unmarshal(m.Data, &answer); err != nil {
+		return nil, fmt.Errorf("the server's answer cannot be read: %w", err)
+	}
+	switch found := answer.Message; {
+	case answer.Error != nil:
+		return nil, answer.Error
+	case found == nil:
+		return nil, errors.New("the server's answer holds no message")
+	default:
+		raw := &jetstream.RawStreamMsg{Subject: found.Subject, Sequence: found.Seq, Data: found.Data, Time: found.Time}
+		if len(found.Hdrs) > 0 {
+			if raw.Header, err = nats.DecodeHeadersMsg(found.Hdrs); err != nil {
+				return nil, fmt.Errorf("its headers cannot be read: %w", err)
+			}
+		}
+		return raw, nil
+	}
 }
 
 var _ bridge.Outbox = (*Outbox)(nil)

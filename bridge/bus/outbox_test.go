@@ -78,7 +78,7 @@ func TestDead(t *testing.T) {
 	m.Header.Del(HeaderAt)
 	want := nats.Header{
 		"ce-id": {"1"}, "ce-source": {"/shop"}, "ce-type": {"t"}, "ce-specversion": {"1.0"}, "X-Own": {"a", "b"}, "Nats-Msg-Id": {"letter-1"},
-		HeaderReason: {"rejected"}, HeaderMessage: {"8x8 refused the number"}, HeaderRoute: {"shipped"}, HeaderKey: {string(pairKey)},
+		HeaderFormat: {"1"}, HeaderReason: {"rejected"}, HeaderMessage: {"8x8 refused the number"}, HeaderRoute: {"shipped"}, HeaderKey: {string(pairKey)},
 		HeaderSource: {"orders"}, HeaderOrigin: {"ORDERS 17"}, HeaderCauseID: {"1"}, HeaderCauseType: {"t"}, HeaderCauseSrc: {"/shop"},
 		HeaderTry: {"try"}, HeaderReplay: {"0"}, HeaderAttempts: {"2"}, HeaderRunID: {"run"}, HeaderClaimedAt: {"2026-01-02T03:04:05.000000006Z"},
 		HeaderAction: {"send-sms"}, HeaderConnection: {"main"},
@@ -108,7 +108,7 @@ func TestDeadMalformed(t *testing.T) {
 	m.Header.Del(HeaderAt)
 	message := m.Header.Get(HeaderMessage)
 	m.Header.Del(HeaderMessage)
-	want := nats.Header{HeaderReason: {"malformed"}, HeaderSource: {"orders"}, HeaderOrigin: {"ORDERS 1"}, "Nats-Msg-Id": {"m"}}
+	want := nats.Header{HeaderFormat: {"1"}, HeaderReason: {"malformed"}, HeaderSource: {"orders"}, HeaderOrigin: {"ORDERS 1"}, "Nats-Msg-Id": {"m"}}
 	if diff := cmp.Diff(want, m.Header); diff != "" {
 		t.Errorf("headers (-want +got):\n%s", diff)
 	}

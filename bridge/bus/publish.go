@@ -34,8 +34,9 @@ type Publisher struct {
 
 // ticket is one message on its way.
 type ticket struct {
-	at     time.Time
-	answer chan answer // takes one
+	at      time.Time
+	subject string
+	answer  chan answer // takes one
 }
 
 type answer struct {
@@ -83,7 +84,7 @@ func (p *Publisher) Store(ctx context.Context, subject string, header nats.Heade
 // Begin is the first half of Store: wait is the second, and must be called.
 func (p *Publisher) Begin(subject string, header nats.Header, data []byte) (wait func(context.Context) (uint64, error), err error) {
 	t := tickets.Get().(*ticket)
-	t.at = time.Now()
+	t.at, t.subject = time.Now(), subject
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -199,6 +200,11 @@ func (p *Publisher) sweep() {
 // disconnected ends all waits: their answers went down with the connection.
 func (p *Publisher) disconnected() {
 	p.fail(func(*ticket) bool { return true }, fmt.Errorf("%w: NATS went away", ErrUnclear))
+}
+
+// denied ends the waits for what a server refused to take.
+func (p *Publisher) denied(e *DeniedError) {
+	p.fail(func(t *ticket) bool { return t.subject == e.Subject }, e)
 }
 
 func (p *Publisher) fail(which func(*ticket) bool, err error) {

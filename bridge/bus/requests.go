@@ -32,10 +32,13 @@ type Requests struct {
 // runSubject is where an action is requested.
 func (n Names) runSubject(action string) string { return n.prefix + ".run." + action }
 
+// runQueue is the group in which replicas share requests.
+func (n Names) runQueue() string { return n.prefix + "-run" }
+
 // Listen calls each for every request, one after the other; replicas share them.
 // The function it returns ends that, and returns once the last has been given.
 func (r Requests) Listen(each func(bridge.Ask)) (func(), error) {
-	sub, err := r.Conn.NC.QueueSubscribe(r.Names.runSubject("*"), r.Names.prefix+"-run", func(m *nats.Msg) {
+	sub, err := r.Conn.NC.QueueSubscribe(r.Names.runSubject("*"), r.Names.runQueue(), func(m *nats.Msg) {
 		if m.Reply == "" {
 			return // nobody asks: a command is published as an event
 		}

@@ -16,6 +16,9 @@ import (
 	"github.com/bridge8x8/bridge8x8/config"
 )
 
+// EventsSource is the source of everything that came in over HTTP or on our own subjects.
+const EventsSource = "events"
+
 // ledgerMetadata is where a durable says which ledger knows what it delivered (rule R12).
 const ledgerMetadata = "bridge8x8-ledger"
 
@@ -28,7 +31,7 @@ type Start struct {
 // Durable is a durable consumer that is wanted on a stream.
 type Durable struct {
 	Name     string
-	Stream   string
+	Stream   string   // see StreamIn
 	Subjects []string // all if empty
 	AckWait  time.Duration
 	Ledger   string // the ledger's id
@@ -36,7 +39,11 @@ type Durable struct {
 
 // FindDurable says whether a durable exists, and which ledger it names.
 func (c *Conn) FindDurable(ctx context.Context, stream, name string) (exists bool, ledger string, err error) {
-	cons, err := c.JS.Consumer(ctx, stream, name)
+	js, _, own, err := c.place(stream)
+	if err != nil {
+		return false, "", fmt.Errorf("consumer %s of stream %s: %w", name, stream, err)
+	}
+	cons, err := js.Consumer(ctx, own, name)
 	switch {
 	case errors.Is(err, jetstream.ErrConsumerNotFound):
 		return false, "", nil
@@ -49,11 +56,7 @@ func (c *Conn) FindDurable(ctx context.Context, stream, name string) (exists boo
 }
 
 func (c *Conn) didYouMean(ctx context.Context, stream string) string {
-	var names []string
-	for name := range c.JS.StreamNames(ctx).Name() {
-		names = append(names, name)
-	}
-	if near := config.Nearest(stream, names); near != "" {
+	if near := config.Nearest(stream, c.streamNames(ctx)); near != "" {
 		return fmt.Sprintf("; did you mean %q?", near)
 	}
 	return ": make it, or correct sources[].nats.stream"
@@ -77,8 +80,12 @@ func (c *Conn) EnsureDurable(ctx context.Context, d Durable, start Start) error 
 	if !start.All {
 		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &start.At
 	}
+	js, _, stream, err := c.place(d.Stream)
+	if err != nil {
+		return fmt.Errorf("consumer %s of stream %s: %w", d.Name, d.Stream, err)
+	}
 	for second := false; ; second = true {
-		cons, err := c.JS.Consumer(ctx, d.Stream, d.Name)
+		cons, err := js.Consumer(ctx, stream, d.Name)
 		if err == nil {
 			have := cons.CachedInfo().Config
 			cfg.DeliverPolicy, cfg.OptStartTime, cfg.OptStartSeq = have.DeliverPolicy, have.OptStartTime, have.OptStartSeq
@@ -88,7 +95,7 @@ func (c *Conn) EnsureDurable(ctx context.Context, d Durable, start Start) error 
 			}
 		}
 		found := err == nil
-		_, err = c.JS.CreateOrUpdateConsumer(ctx, d.Stream, cfg)
+		_, err = js.CreateOrUpdateConsumer(ctx, stream, cfg)
 		switch {
 		case err == nil:
 			return nil

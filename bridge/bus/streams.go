@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 )
 
 // Names are the bridge's names on the bus, made from its prefix.
@@ -32,6 +31,19 @@ func (n Names) Dead() string { return n.upper() + "_DEAD" }
 
 // Wait is the stream of pairs that were set aside.
 func (n Names) Wait() string { return n.upper() + "_WAIT" }
+
+// Ledger is the stream behind the ledger's bucket.
+func (n Names) Ledger() string { return "KV_" + n.upper() + "_LEDGER" }
+
+// room is the stream that exists while it is found out how much room there is.
+func (n Names) room() string { return n.upper() + "_ROOM" }
+
+// Inbox is where NATS answers a bridge, and ToolInbox where it answers our
+// commands: who may listen there hears nothing of anybody else.
+func (n Names) Inbox() string { return "_INBOX." + n.prefix }
+
+// ToolInbox is described with Inbox.
+func (n Names) ToolInbox() string { return "_INBOX." + n.prefix + "-tool" }
 
 // EventSubject is where an event of a type is stored; a type may hold anything,
 // a subject may not.
@@ -130,35 +142,71 @@ const (
 // since no other question has this answer. The stream is small then, and release
 // removes it once others are there: a server that is left without any removes
 // its folder in the background, under the feet of who makes the next.
+//
+// Replicas that ask at once make the one stream, and get the one answer: what
+// they will make with it is one, too. The error is errAsked while another
+// replica, with another answer, is about to make the streams.
 func (c *Conn) Room(ctx context.Context, n Names, want int64, replicas int) (room int64, release func() error, err error) {
 	probe := jetstream.StreamConfig{
-		Storage: jetstream.FileStorage, MaxBytes: want + 1, Replicas: max(1, replicas), // it keeps one byte for itself
+		Name: n.room(), Subjects: []string{n.prefix + ".room"}, Storage: jetstream.FileStorage,
+		MaxBytes: want + 1, Replicas: max(1, replicas), // it keeps one byte for itself
 		Description: "bridge8x8: is there room for its streams?",
 	}
+	release = func() error { return c.removeStream(ctx, probe.Name) }
 	for {
-		// A name of its own for each: a cluster may still be forgetting the one before.
-		probe.Name = n.upper() + "_ROOM_" + nuid.Next()
-		probe.Subjects = []string{n.prefix + ".room." + probe.Name}
 		_, err := c.JS.CreateStream(ctx, probe)
 		switch {
 		case err == nil:
 			room, small := probe.MaxBytes-1, probe
 			small.MaxBytes = 1
-			if _, err = c.JS.UpdateStream(ctx, small); err == nil {
-				return room, func() error { return c.JS.DeleteStream(ctx, probe.Name) }, nil
+			if _, err = c.JS.UpdateStream(ctx, small); err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
+				return room, release, nil // or another replica has come this far, and further
 			}
 			// A cluster that several ask at once promises more than it has, and then
 			// refuses even that one takes less.
-			if gone := c.JS.DeleteStream(ctx, probe.Name); gone != nil || !NoRoom(err) || probe.MaxBytes <= smallest {
+			if gone := release(); gone != nil || !NoRoom(err) || probe.MaxBytes <= smallest {
 				return 0, nil, fmt.Errorf("reserve %d bytes for streams: %w", probe.MaxBytes, errors.Join(err, gone))
 			}
 			probe.MaxBytes /= 2
+		case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
+			if err := c.askedLongAgo(ctx, probe.Name); err != nil {
+				return 0, nil, err
+			}
 		case NoRoom(err) && probe.MaxBytes > smallest:
 			probe.MaxBytes /= 2
 		default:
 			return 0, nil, fmt.Errorf("reserve %d bytes for streams: %w", probe.MaxBytes, err)
 		}
 	}
+}
+
+// errAsked says that another replica is finding out how much room there is.
+var errAsked = errors.New("another replica is about to make the streams")
+
+// askLimit is how long a question for room can take; what is left of an older one
+// was left by a replica that died.
+const askLimit = 30 * time.Second
+
+// askedLongAgo removes what is left of a question for room that nobody asks any more.
+func (c *Conn) askedLongAgo(ctx context.Context, name string) error {
+	st, err := c.JS.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return errAsked // just done
+	}
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", name, err)
+	}
+	if info := st.CachedInfo(); info.TimeStamp.Sub(info.Created) < askLimit {
+		return errAsked
+	}
+	return c.removeStream(ctx, name)
+}
+
+func (c *Conn) removeStream(ctx context.Context, name string) error {
+	if err := c.JS.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("remove stream %s: %w", name, err)
+	}
+	return nil
 }
 
 // Exists says whether a stream is there.
@@ -170,24 +218,35 @@ func (c *Conn) Exists(ctx context.Context, stream string) (bool, error) {
 	return err == nil, err
 }
 
-// EnsureStreams makes the bridge's streams where they are missing. A stream that
-// is there is left as it is, as long as its subjects fit, but for the window in
-// which the stream of events drops repeats. unit is what one share is, in bytes.
-func (c *Conn) EnsureStreams(ctx context.Context, n Names, retention time.Duration, replicas int, unit int64) error {
+// Streams are the bridge's streams, all but the ledger's. unit is what one share
+// is, in bytes.
+func (n Names) Streams(retention time.Duration, replicas int, unit int64) []jetstream.StreamConfig {
 	age := time.Duration(float64(retention) * ageShare)
-	for _, s := range []jetstream.StreamConfig{
-		{Name: n.Events(), Subjects: []string{n.prefix + ".events.>"}, MaxBytes: eventsUnits, MaxAge: age, Description: "bridge8x8: everything that comes in"},
-		{Name: n.Results(), Subjects: []string{n.prefix + ".results.>"}, MaxBytes: resultsUnits, MaxAge: age, Description: "bridge8x8: outcomes"},
-		{Name: n.Dead(), Subjects: []string{n.prefix + ".dead.>"}, MaxBytes: deadUnits, Description: "bridge8x8: what was given up on"},
+	streams := []jetstream.StreamConfig{
+		{Name: n.Events(), Subjects: []string{n.AllEvents()}, MaxBytes: eventsUnits, MaxAge: age, Description: "bridge8x8: everything that comes in"},
+		{Name: n.Results(), Subjects: []string{n.AllResults()}, MaxBytes: resultsUnits, MaxAge: age, Description: "bridge8x8: outcomes"},
+		{Name: n.Dead(), Subjects: []string{n.AllDead()}, MaxBytes: deadUnits, Description: "bridge8x8: what was given up on"},
 		// An acknowledged pair leaves the stream: nothing else ever would, and once full it refuses (R10).
 		{Name: n.Wait(), Subjects: []string{n.prefix + ".wait.>"}, MaxBytes: waitUnits, MaxMsgsPerSubject: 1, Retention: jetstream.WorkQueuePolicy, Description: "bridge8x8: pairs that wait"},
-	} {
+	}
+	for i := range streams {
+		s := &streams[i]
 		s.MaxBytes *= unit
+		s.Metadata = map[string]string{formatMetadata: streamFormat}
 		s.Storage, s.Discard, s.Duplicates, s.Replicas = jetstream.FileStorage, jetstream.DiscardNew, duplicateWindow, max(1, replicas)
 		if s.Name == n.Events() {
 			s.Duplicates = repeatWindow
 		}
 		s.Duplicates = min(s.Duplicates, nonzero(s.MaxAge))
+	}
+	return streams
+}
+
+// EnsureStreams makes the bridge's streams where they are missing. A stream that
+// is there is left as it is, as long as its subjects fit, but for the window in
+// which the stream of events drops repeats. unit is what one share is, in bytes.
+func (c *Conn) EnsureStreams(ctx context.Context, n Names, retention time.Duration, replicas int, unit int64) error {
+	for _, s := range n.Streams(retention, replicas, unit) {
 		if err := c.ensureStream(ctx, s); err != nil {
 			return err
 		}
@@ -244,6 +303,9 @@ func (c *Conn) ensureStream(ctx context.Context, s jetstream.StreamConfig) error
 			return fmt.Errorf("make stream %s: %w", s.Name, err)
 		}
 	}
+	if err := newerLayout(&have.CachedInfo().Config); err != nil {
+		return err
+	}
 	got := have.CachedInfo().Config.Subjects
 	for _, want := range s.Subjects {
 		if !slices.Contains(got, want) {
@@ -252,6 +314,22 @@ func (c *Conn) ensureStream(ctx context.Context, s jetstream.StreamConfig) error
 	}
 	if s.Duplicates > duplicateWindow {
 		return c.widen(ctx, have)
+	}
+	return nil
+}
+
+// formatMetadata is where a stream says which version of its layout it has:
+// subjects, and what a message on them means. What single messages hold has
+// versions of its own; see bridge.Format.
+const (
+	formatMetadata = "bridge8x8-format"
+	streamFormat   = "1"
+)
+
+// newerLayout says why a stream cannot be used whose layout is not known here.
+func newerLayout(s *jetstream.StreamConfig) error {
+	if f := s.Metadata[formatMetadata]; f != "" && f != streamFormat {
+		return fmt.Errorf("stream %s has format %q, and this bridge knows %q: run a newer bridge", s.Name, f, streamFormat)
 	}
 	return nil
 }
@@ -271,8 +349,19 @@ func NoRoom(err error) bool {
 }
 
 func (c *Conn) ownerOf(ctx context.Context, subject string) string {
-	for name := range c.JS.StreamNames(ctx, jetstream.WithStreamListSubject(subject)).Name() {
+	for _, name := range c.streamNames(ctx, jetstream.WithStreamListSubject(subject)) {
 		return name
 	}
-	return "(unknown)"
+	return "(one that this user may not list)"
+}
+
+// streamNames are those that there are, as far as this user may know: they only
+// make a message better.
+func (c *Conn) streamNames(ctx context.Context, o ...jetstream.StreamListOpt) (names []string) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for name := range c.JS.StreamNames(ctx, o...).Name() {
+		names = append(names, name)
+	}
+	return names
 }

@@ -50,7 +50,7 @@ type Taker struct {
 type TakerOptions struct {
 	Conn     *Conn
 	Source   string // the configured name, for the delivery
-	Stream   string
+	Stream   string // see StreamIn
 	Consumer string
 	Workers  int
 	AckWait  time.Duration
@@ -79,9 +79,13 @@ const (
 // for replies: a message that arrives there and fits no request is handed to
 // the only one that waits, whatever it asked for.
 func Take(o TakerOptions) (*Taker, error) {
+	_, api, stream, err := o.Conn.place(o.Stream)
+	if err != nil {
+		return nil, fmt.Errorf("take from stream %s: %w", o.Stream, err)
+	}
 	t := &Taker{
 		o: o, inbox: o.Conn.NC.NewInbox(), work: make(chan *nats.Msg), quit: make(chan struct{}), held: map[*held]struct{}{},
-		next: "$JS.API.CONSUMER.MSG.NEXT." + o.Stream + "." + o.Consumer, heard: time.Now(),
+		next: api + "CONSUMER.MSG.NEXT." + stream + "." + o.Consumer, heard: time.Now(),
 	}
 	sub, err := o.Conn.NC.Subscribe(t.inbox, t.arrived)
 	if err != nil {

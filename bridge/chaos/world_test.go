@@ -107,6 +107,7 @@ type world struct {
 	box     *bridgetest.Sandbox
 	client  *http.Client
 	bridges []*replica
+	binary  string // of the next bridges; "" for the program that is shipped
 	nc      *nats.Conn
 	js      jetstream.JetStream
 
@@ -271,6 +272,9 @@ func (w *world) serve(n int, natsURL string, env map[string]string) {
 		maps.Copy(environ, settings)
 		maps.Copy(environ, env)
 		r := &replica{Program: bridgetest.NewProgram(w.t, environ, "serve"), admin: "http://" + addr}
+		if w.binary != "" {
+			r.As(w.binary)
+		}
 		w.bridges = append(w.bridges, r)
 		r.Start()
 	}

@@ -44,6 +44,7 @@ func (l *Ledger) create(ctx context.Context, key string, body []byte, ttl time.D
 
 // NoteReceipt implements bridge.Ledger.
 func (l *Ledger) NoteReceipt(ctx context.Context, key bridge.Key, try string, r bridge.Receipt) error {
+	r.Version = bridge.Format
 	body, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -87,6 +88,10 @@ func (l *Ledger) receipt(ctx context.Context, key bridge.Key, try string) (bridg
 	if err := json.Unmarshal(m.Data, &r); err != nil {
 		return r, 0, fmt.Errorf("the ledger's receipt of %s cannot be read: %w", key, err)
 	}
+	if r.Version > bridge.Format {
+		return bridge.Receipt{}, 0, fmt.Errorf("the ledger's receipt of %s: %w", key, bridge.ErrNewer)
+	}
+	r.Version = 0 // of how it is kept, and not of what it says
 	return r, m.Sequence, nil
 }
 

@@ -31,7 +31,12 @@ type Options struct {
 	Publish func(ctx context.Context, subject string, header nats.Header, data []byte) (uint64, error)
 	Unclear func(error) bool
 	// NoRoom tells which errors of making a stream say that it is too large for the server.
-	NoRoom    func(error) bool
+	NoRoom func(error) bool
+	// Target is what the subjects begin with that the ledger is written on, where its
+	// stream is in another JetStream domain; see WriteIn.
+	Target string
+	// Existing says that somebody else makes the stream, and changes it.
+	Existing  bool
 	Prefix    string        // of all names, such as "bridge"
 	Retention time.Duration // how long final records are kept
 	Replicas  int
@@ -96,7 +101,7 @@ func Open(ctx context.Context, o Options) (*Ledger, error) {
 	l := &Ledger{o: o, bucket: strings.ToUpper(o.Prefix) + "_LEDGER", sources: map[string]Source{}}
 	name := StreamName(o.Prefix)
 	st, err := o.JetStream.Stream(ctx, name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
+	if errors.Is(err, jetstream.ErrStreamNotFound) && !o.Existing {
 		st, err = l.createStream(ctx, name)
 	}
 	if err != nil {
@@ -108,21 +113,30 @@ func Open(ctx context.Context, o Options) (*Ledger, error) {
 		return nil, err
 	}
 	l.id, l.since = cfg.Metadata[idMetadata], st.CachedInfo().Created
+	if l.id == "" { // somebody else's: one that is made anew is another one
+		l.id = "made " + l.since.UTC().Format(time.RFC3339Nano)
+	}
 	if err := l.loadSources(ctx); err != nil {
 		return nil, err
 	}
 	return l, l.watchOnce(ctx)
 }
 
-func (l *Ledger) createStream(ctx context.Context, name string) (jetstream.Stream, error) {
-	cfg := jetstream.StreamConfig{
-		Name: name, Description: "bridge8x8: what was claimed and how it ended",
-		Subjects: []string{"$KV." + l.bucket + ".>"}, MaxMsgsPerSubject: 1,
-		Storage: jetstream.FileStorage, Replicas: max(1, l.o.Replicas), Discard: jetstream.DiscardNew,
+// StreamConfig is the backing stream of the ledger with a prefix, without what
+// tells one ledger from another.
+func StreamConfig(prefix string, replicas int, maxBytes int64) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: StreamName(prefix), Description: "bridge8x8: what was claimed and how it ended",
+		Subjects: []string{"$KV." + strings.ToUpper(prefix) + "_LEDGER.>"}, MaxMsgsPerSubject: 1,
+		Storage: jetstream.FileStorage, Replicas: max(1, replicas), Discard: jetstream.DiscardNew,
 		AllowDirect: false, AllowMsgTTL: true, AllowRollup: true, DenyDelete: true,
-		Duplicates: 2 * time.Minute, MaxBytes: l.o.MaxBytes,
-		Metadata: map[string]string{idMetadata: rand.Text(), formatKey: format},
+		Duplicates: 2 * time.Minute, MaxBytes: maxBytes, Metadata: map[string]string{formatKey: format},
 	}
+}
+
+func (l *Ledger) createStream(ctx context.Context, name string) (jetstream.Stream, error) {
+	cfg := StreamConfig(l.o.Prefix, l.o.Replicas, l.o.MaxBytes)
+	cfg.Metadata[idMetadata] = rand.Text()
 	for {
 		st, err := l.o.JetStream.CreateStream(ctx, cfg)
 		switch {
@@ -148,7 +162,7 @@ func (l *Ledger) acceptable(ctx context.Context, cfg jetstream.StreamConfig) err
 	case cfg.MaxAge != 0 || cfg.Discard != jetstream.DiscardNew:
 		return fmt.Errorf("ledger stream %s forgets by itself (max age %v, discard %v): let the bridge make the stream", cfg.Name, cfg.MaxAge, cfg.Discard)
 	}
-	if !cfg.AllowDirect && cfg.AllowMsgTTL && cfg.Metadata[idMetadata] != "" {
+	if l.o.Existing || !cfg.AllowDirect && cfg.AllowMsgTTL && cfg.Metadata[idMetadata] != "" {
 		return nil
 	}
 	cfg.AllowDirect, cfg.AllowMsgTTL = false, true
@@ -172,6 +186,15 @@ func (l *Ledger) ID() string { return l.id }
 
 // Since is when this ledger began.
 func (l *Ledger) Since() time.Time { return l.since }
+
+// WriteIn is the Target of a ledger in a JetStream domain. source: nats-server,
+// which maps such subjects to those of the bucket, and lets no other pass a leaf node.
+func WriteIn(domain string) string {
+	if domain == "" {
+		return ""
+	}
+	return "$JS." + domain + ".API."
+}
 
 func (l *Ledger) subject(key string) string { return "$KV." + l.bucket + "." + key }
 
@@ -209,7 +232,7 @@ func (l *Ledger) put(ctx context.Context, w *write, key string, body []byte, rev
 		w.ttl[0] = ttl.String()
 		w.header[jetstream.MsgTTLHeader] = w.ttl[:]
 	}
-	seq, err := l.o.Publish(ctx, l.subject(key), w.header, body)
+	seq, err := l.o.Publish(ctx, l.o.Target+l.subject(key), w.header, body)
 	if err != nil {
 		return 0, l.note(l.classify(err))
 	}
@@ -369,7 +392,7 @@ func (l *Ledger) Watch(ctx context.Context) {
 func (l *Ledger) probe(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	if _, err := l.o.JetStream.Publish(ctx, l.subject(probeToken), nil); err == nil {
+	if _, err := l.o.JetStream.Publish(ctx, l.o.Target+l.subject(probeToken), nil); err == nil {
 		l.failing.Store(false)
 	}
 }

@@ -76,7 +76,7 @@ func connect(t *testing.T, url string) *bus.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	if err := c.Await(within(t)); err != nil {
+	if err := c.Await(within(t), false); err != nil {
 		t.Fatal(err)
 	}
 	return c

@@ -24,6 +24,7 @@ func (l *Ledger) Mark(ctx context.Context, id string, m bridge.Mark, rev uint64)
 	if m.Times == 0 {
 		return l.put(ctx, w, markToken+"."+id, nil, rev, takenAway)
 	}
+	m.Version = bridge.Format
 	body, err := json.Marshal(m)
 	if err != nil {
 		return 0, err
@@ -47,5 +48,9 @@ func (l *Ledger) Marked(ctx context.Context, id string) (m bridge.Mark, rev uint
 	if err := json.Unmarshal(msg.Data, &m); err != nil {
 		return bridge.Mark{}, 0, fmt.Errorf("the ledger's entry %s.%s is no mark: %w", markToken, id, err)
 	}
+	if m.Version > bridge.Format {
+		return bridge.Mark{}, 0, fmt.Errorf("the ledger's entry %s.%s: %w", markToken, id, bridge.ErrNewer)
+	}
+	m.Version = 0 // of how it is kept, and not of what it says
 	return m, msg.Sequence, nil
 }

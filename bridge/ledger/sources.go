@@ -78,7 +78,7 @@ func (l *Ledger) AddSource(ctx context.Context, name string, s Source) (Source, 
 	if err != nil {
 		return Source{}, err
 	}
-	_, err = l.o.JetStream.Publish(ctx, l.sourceSubject(name), body, jetstream.WithExpectLastSequencePerSubject(0))
+	_, err = l.o.JetStream.Publish(ctx, l.o.Target+l.sourceSubject(name), body, jetstream.WithExpectLastSequencePerSubject(0))
 	if err != nil && !conflict(err) {
 		return Source{}, fmt.Errorf("remember source %q: %w", name, err)
 	}

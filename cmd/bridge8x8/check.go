@@ -30,8 +30,8 @@ func newCheck() *cobra.Command {
 the environment, each file (default: BRIDGE_CONFIG), every expression, filter and
 input, and runs the routes' own tests. All problems are reported at once.
 
-With --live it also asks NATS and Membrane: the token, each connection's state,
-and each action. Exit code 1 if there is any error.`,
+With --live it also asks NATS and Membrane: permissions and streams, the token,
+each connection's state, and each action. Exit code 1 if there is any error.`,
 		Example: `  bridge8x8 check
   bridge8x8 check routes/*.yaml --json
   bridge8x8 check --live`,
@@ -180,15 +180,7 @@ func (c *checker) live(env *config.Env, files []*config.File) {
 		c.Live = append(c.Live, l)
 		return l.OK
 	}
-	if !env.NATS.Embedded() {
-		ask("nats", func(ctx context.Context) error {
-			client, err := app.Dial(ctx, *env)
-			if err == nil {
-				client.Close()
-			}
-			return err
-		})
-	}
+	c.liveNATS(ask, env, files)
 	var client *membrane.Client
 	ok := ask("membrane: token", func(ctx context.Context) error {
 		signIn, err := storedSignIn(env)
