@@ -69,6 +69,7 @@ type App struct {
 	conn          *bus.Conn
 	names         bus.Names
 	outbox        *bus.Outbox
+	sink          *outlet // nil without a sink
 	ledger        atomic.Pointer[ledger.Ledger]
 	bridge        *bridge.Bridge
 
@@ -135,6 +136,10 @@ func New(o Options) (*App, error) {
 		return nil, err
 	}
 	a.outbox = bus.NewOutbox(a.conn, a.names, cloudevent.Mode(o.Env.Bridge.Encoding))
+	if a.sink, err = a.newOutlet(); err != nil {
+		a.unlisten()
+		return nil, err
+	}
 	return a, nil
 }
 
@@ -200,6 +205,9 @@ func (a *App) unlisten() {
 	}
 	if a.conn != nil {
 		a.conn.Close()
+	}
+	if a.sink != nil {
+		a.sink.Close()
 	}
 	if a.server != nil {
 		a.server.Stop()
@@ -331,6 +339,12 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 	a.use(a.file, a.table)
 	background.Go(func() { l.Watch(life) })
 	background.Go(func() { a.bridge.Run(life) })
+	if a.sink != nil { // before anything is taken whose outcome it is to have
+		if err := a.persist(ctx, func() error { return a.takeForSink(ctx, life) }); err != nil {
+			return err
+		}
+		background.Go(func() { a.watchSink(life) })
+	}
 	if err := a.persist(ctx, func() error { return a.take(ctx, life) }); err != nil {
 		return err
 	}
@@ -564,6 +578,7 @@ func (a *App) stop(stopHTTP func()) {
 		a.unlistenRequests() // other replicas get them from now on
 	}
 	a.bridge.Drain()
+	a.sink.stop()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var quiet sync.WaitGroup
@@ -611,7 +626,7 @@ func (a *App) serve() (stop func(), failed chan error, err error) {
 	if a.admin != nil {
 		s := admin.NewServer(admin.New(admin.Options{
 			Version: a.o.Version, Metrics: a.metrics.Handler(),
-			Checks: []admin.Check{
+			Checks: a.checkSink([]admin.Check{
 				{Name: "started", Func: func(context.Context) error { return a.notStarted() }},
 				{Name: "nats", Func: func(ctx context.Context) error {
 					if a.server != nil {
@@ -634,7 +649,7 @@ func (a *App) serve() (stop func(), failed chan error, err error) {
 					}
 					return nil
 				}},
-			},
+			}),
 		}), a.log)
 		servers = append(servers, s)
 		go func() { failed <- s.Serve(a.admin) }()

@@ -49,6 +49,7 @@ var house = map[string]struct {
 	"bridge/filelock":        {nil, "a lock knows nothing of what it guards"},
 	"bridge/natsd":           {adapter("bridge/filelock"), apart},
 	"bridge/admin":           {adapter(), apart},
+	"bridge/sink":            {adapter(), apart},
 	"bridge/telemetry":       {adapter(), apart},
 	"bridge/ingress":         {adapter("bridge/native"), "ingress stores what comes in through an interface; how is the bus' business"},
 	"bridge/membrane":        {adapter("handlers/catalog"), "the client must not know the sandbox that it is tested against"},
@@ -57,7 +58,7 @@ var house = map[string]struct {
 
 	"bridge/app": {[]string{
 		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/native", "bridge/bus", "bridge/ledger",
-		"bridge/deadletter", "bridge/natsd", "bridge/admin", "bridge/telemetry", "bridge/ingress", "bridge/membrane", "bridge/sandbox",
+		"bridge/deadletter", "bridge/natsd", "bridge/admin", "bridge/telemetry", "bridge/ingress", "bridge/membrane", "bridge/sandbox", "bridge/sink",
 	}, "app puts everything together, and nothing but cmd stands above it"},
 	"bridge/bridgetest":       {[]string{"config", "bridge", "bridge/cloudevent", "bridge/app", "bridge/natsd", "bridge/sandbox"}, "tests see a bridge as its users do"},
 	"bridge/bridgetest/proxy": {nil, "the tests of the packages that bridgetest runs use it, too"},
