@@ -155,6 +155,9 @@ func (r *Record) AppendJSON(dst []byte) []byte {
 	if len(r.Details) > 0 {
 		o.value("details", r.Details)
 	}
+	if r.Shape != nil {
+		o.value("shape", r.Shape)
+	}
 	o.flag("overturned", r.Overturned)
 	o.flag("decided", r.Decided)
 	o.flag("published", r.Published)
@@ -193,5 +196,6 @@ func (d *ResultData) appendJSON(dst []byte) []byte {
 	if d.Error != nil {
 		o.value("error", d.Error)
 	}
+	o.text("unshaped", d.Unshaped)
 	return append(o.b, '}')
 }

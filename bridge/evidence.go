@@ -166,9 +166,13 @@ func (b *Bridge) proclaim(ctx context.Context, p *pair) error {
 var errEvidence = errors.New("an outcome that became known cannot be recorded or published just now")
 
 // original gets the event of a recalled pair back from its dead letter, where a
-// new letter will need it.
+// new letter will need it, or the shape of its result.
 func (b *Bridge) original(ctx context.Context, p *pair, end State) error {
-	if end != Failed {
+	wanted := end == Failed
+	if !wanted && p.handler != nil && p.rec.State == UnknownSt {
+		_, wanted = p.handler.ShapesResult(true)
+	}
+	if !wanted {
 		return nil
 	}
 	d, err := b.Outbox.Held(ctx, p.key, p.route)
@@ -182,6 +186,9 @@ func (b *Bridge) original(ctx context.Context, p *pair, end State) error {
 		d.Stored = p.e.d.Stored
 	}
 	p.e.d, p.e.recalled = d, false
+	if e, err := b.decode(d); err == nil && e.content == p.e.content {
+		p.e.view, p.e.whole = e.view, true
+	}
 	return nil
 }
 

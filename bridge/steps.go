@@ -148,6 +148,7 @@ func (b *Bridge) fromRecord(ctx context.Context, e *occurrence, p *pair) fate {
 func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Record) fate {
 	try, wasRunning, wasUnknown := p.rec.Try, p.rec.State == Running, p.rec.State == UnknownSt
 	rec.ConcludedAt = b.Now().UTC()
+	b.shape(e, p, &rec)
 	for {
 		rec.Overturned = p.rec.State == UnknownSt
 		before := p.rev

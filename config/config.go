@@ -97,7 +97,17 @@ type Route struct {
 	// ProxyForwards says that a proxy stands before Membrane which may pass a request
 	// on and then answer 503 itself, so that a 503 proves nothing.
 	ProxyForwards bool
-	Tests         []RouteTest
+	// Result shapes the events of successes, ResultFailed those of failures; nil
+	// leaves them as they are.
+	Result, ResultFailed *ResultShape
+	Tests                []RouteTest
+}
+
+// ResultShape is what a result event gets in place of what it has: texts and a
+// tree that may hold ${ jq }. A part of KindNone stays as it is.
+type ResultShape struct {
+	Pos                 Pos
+	Type, Subject, Data Value
 }
 
 // Typed is a string with its place.

@@ -182,7 +182,7 @@ func (d *decoder) route(v Value, at string) {
 	if name, ok := v.at("name").Scalar.(string); ok && entryName.MatchString(name) {
 		at = fmt.Sprintf("route %q", name)
 	}
-	o := d.object(v, at, "name", "formerly", "on", "filters", "run", "connection", "input", "ttl", "retry", "on_unknown", "proxy_forwards", "tests")
+	o := d.object(v, at, "name", "formerly", "on", "filters", "run", "connection", "input", "ttl", "retry", "on_unknown", "proxy_forwards", "result", "tests")
 	if v.Kind != KindMap {
 		return
 	}
@@ -242,6 +242,7 @@ func (d *decoder) route(v Value, at string) {
 		}
 	}
 	r.ProxyForwards = d.boolean(o, "proxy_forwards")
+	d.result(&r, o)
 	for i, test := range d.items(o, "tests") {
 		d.test(&r, test, fmt.Sprintf("tests[%d]", i))
 	}

@@ -29,6 +29,7 @@ type compiled struct {
 	input   *template // nil in the built-in route
 	place   Place     // without the tenant, if tenant is set
 	tenant  *template // set if the tenant depends on the event
+	result  [2]*shape // of failures and of successes; nil leaves them as they are
 	missing *ActionMissingError
 }
 
@@ -106,6 +107,7 @@ func (c *compiler) handler(r *config.Route) *Handler {
 		c.fail(r.Input.Pos, "input-unsatisfiable", "write the action's fields, one a line", "the input is not a mapping")
 		return h
 	}
+	h.result = [2]*shape{c.shape(r.ResultFailed), c.shape(r.Result)}
 	known := len(c.problems)
 	h.input = c.template(config.Value{Pos: r.Input.Pos, Kind: config.KindMap, Map: r.Input.Map}, "input", "")
 	if h.Action != nil && len(c.problems) == known {
