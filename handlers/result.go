@@ -172,3 +172,65 @@ func (h *Handler) ShapeResult(succeeded bool, standard []byte, event *View) (Sha
 	}
 	return shaped, nil
 }
+
+// Look is what is known of a shaped result before any outcome has come.
+type Look struct {
+	Type string // may end in "*"; "" is the standard one
+	Data any    // JSON Schema; nil is the standard one
+}
+
+// ResultLook is how the results of the route's successes, or failures, look. ok is
+// false if they have the standard form.
+func (h *Handler) ResultLook(succeeded bool) (look Look, ok bool) {
+	s := h.result[at(succeeded)]
+	if s == nil {
+		return Look{}, false
+	}
+	if s.typ != nil {
+		look.Type = s.typ.beginning()
+	}
+	if s.data != nil {
+		look.Data = s.data.schema()
+	}
+	return look, true
+}
+
+// beginning is a text as far as it is the same for all events, and "*" after it
+// where more follows.
+func (t *template) beginning() string {
+	if !t.hasExpressions() {
+		text, _ := t.value.(string)
+		return text
+	}
+	if t.parts[0].expr == nil {
+		return t.parts[0].text + "*"
+	}
+	return "*"
+}
+
+// schema is the JSON Schema of what a template makes.
+func (t *template) schema() any {
+	switch {
+	case t.kind == config.KindMap:
+		properties, required := map[string]any{}, []string{}
+		for _, f := range t.fields {
+			properties[f.name] = f.schema()
+			if f.lone() == nil { // which null would leave out
+				required = append(required, f.name)
+			}
+		}
+		object := map[string]any{"type": "object", "properties": properties, "additionalProperties": false}
+		if len(required) > 0 {
+			object["required"] = required
+		}
+		return object
+	case t.kind == config.KindList:
+		return map[string]any{"type": "array", "minItems": len(t.items), "maxItems": len(t.items)}
+	case t.lone() != nil:
+		return map[string]any{}
+	case t.hasExpressions():
+		return map[string]any{"type": "string"}
+	default:
+		return map[string]any{"const": t.value}
+	}
+}

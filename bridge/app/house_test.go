@@ -56,6 +56,9 @@ var house = map[string]struct {
 	"bridge/membrane/signin": {adapter("bridge/filelock"), "who somebody is, is found out and kept apart from what they do"},
 	"bridge/sandbox":         {adapter("handlers/catalog"), "the sandbox must not share code with the client: both would be wrong alike"},
 
+	"bridge/asyncapi": {[]string{
+		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/native", "bridge/bus",
+	}, "it describes a bridge in the names and schemas of those that speak, and speaks to nobody itself"},
 	"bridge/app": {[]string{
 		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/native", "bridge/bus", "bridge/ledger",
 		"bridge/deadletter", "bridge/natsd", "bridge/admin", "bridge/telemetry", "bridge/ingress", "bridge/membrane", "bridge/sandbox", "bridge/sink",
@@ -63,7 +66,7 @@ var house = map[string]struct {
 	"bridge/bridgetest":       {[]string{"config", "bridge", "bridge/cloudevent", "bridge/app", "bridge/natsd", "bridge/sandbox"}, "tests see a bridge as its users do"},
 	"bridge/bridgetest/proxy": {nil, "the tests of the packages that bridgetest runs use it, too"},
 	"cmd/bridge8x8": {[]string{
-		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/app", "bridge/admin", "bridge/membrane", "bridge/membrane/signin", "bridge/sandbox", "bridge/telemetry",
+		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/app", "bridge/asyncapi", "bridge/admin", "bridge/membrane", "bridge/membrane/signin", "bridge/sandbox", "bridge/telemetry",
 	}, "cmd parses flags and prints; what it runs is in bridge/app, where tests can reach it"},
 
 	"deploy/release":     {nil, "what is shipped is built from outside, as anybody would build it"},
