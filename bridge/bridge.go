@@ -68,6 +68,7 @@ type Bridge struct {
 	drain    sync.Once
 	gates    gates
 	doubts   *reconciler
+	turns    turns
 	looks    looks
 
 	witnesses witnesses

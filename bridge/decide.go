@@ -116,6 +116,8 @@ func (b *Bridge) standing(ctx context.Context, e *occurrence, before *pair, d *D
 		return moot, fate{}
 	case rec.State == Failed:
 		return goOn, fate{}
+	case rec.State == Following: // it is known to have happened: the event goes on with what it awaits
+		return b.carryOn(ctx, e, before)
 	case rec.State != UnknownSt: // its event came again, and is under way
 		return later, fate{kind: again, delay: lookAgain}
 	}
@@ -152,8 +154,22 @@ func (b *Bridge) lookOnce(ctx context.Context, e *occurrence, before *pair) (sta
 	if !ends {
 		return goOn, fate{}
 	}
-	if f := b.conclude(ctx, e, before, rec); f.kind != ended {
+	switch f := b.conclude(ctx, e, before, rec); {
+	case f.kind == waits && before.rec.State == Following:
+		return b.carryOn(ctx, e, before)
+	case f.kind != ended:
 		return later, f
+	}
+	return moot, fate{}
+}
+
+// carryOn sets the event of a letter aside for what its pair awaits.
+func (b *Bridge) carryOn(ctx context.Context, e *occurrence, before *pair) (standing, fate) {
+	d := *e.d
+	d.Pair = nil
+	if err := b.Outbox.SetAside(ctx, &d, Pair{Route: before.route, Replay: before.replay}, before.key, before.waitsFor()); err != nil {
+		b.Observer.Trouble("cannot set a pair aside", "route", before.route, "error", err)
+		return later, fate{kind: again, delay: troubleDelay}
 	}
 	return moot, fate{}
 }

@@ -158,6 +158,9 @@ func (r *Record) AppendJSON(dst []byte) []byte {
 	if r.Shape != nil {
 		o.value("shape", r.Shape)
 	}
+	if r.Follow != nil {
+		o.value("follow", r.Follow)
+	}
 	o.flag("overturned", r.Overturned)
 	o.flag("decided", r.Decided)
 	o.flag("published", r.Published)
@@ -192,6 +195,9 @@ func (d *ResultData) appendJSON(dst []byte) []byte {
 		o.must("encoding", d.SMS.Encoding)
 		o.mustNum("smsCount", int64(d.SMS.SMSCount))
 		o.close()
+	}
+	if d.FollowUp != nil {
+		o.value("followUp", d.FollowUp)
 	}
 	if d.Error != nil {
 		o.value("error", d.Error)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +29,26 @@ type Receipt struct {
 	UMID    string    `json:"umid,omitempty"`    // 8x8's message id; of a batch: of one of its messages
 	BatchID string    `json:"batchId,omitempty"` // of a batch only
 	State   string    `json:"state,omitempty"`   // such as "delivered"
+	Outcome string    `json:"outcome,omitempty"` // how far the message has come, in one word for all channels
+	Final   bool      `json:"final,omitempty"`   // nothing but "read" follows
 	At      time.Time `json:"at,omitzero"`       // of the state
+}
+
+// After says whether a receipt says more of its message than one that came
+// before: the better of two states, of two that end it the first.
+func (r Receipt) After(was Receipt) bool {
+	const failed = 3 // after what only the operator has, before what the recipient has
+	rank := func(r Receipt) int {
+		switch i := slices.Index(handlers.ReceiptStates, r.Outcome); {
+		case i < 0 && r.Final:
+			return failed
+		case i >= slices.Index(handlers.ReceiptStates, "delivered"):
+			return failed + 1 + i
+		default:
+			return 1 + i
+		}
+	}
+	return rank(was) != failed && rank(r) > rank(was)
 }
 
 // receiptMessage is what a record says that a receipt has ended.
@@ -88,6 +108,8 @@ func (b *Bridge) Receipt(ctx context.Context, key Key, try string, r Receipt) (R
 	case rec.State == UnknownSt, rec.State == Waiting: // R6: what waits to be repeated must not be
 		p := b.recall(entry)
 		return p.rec, b.overturn(ctx, p, p.proven(r))
+	case rec.State == Following:
+		return b.receiptFollowed(ctx, entry)
 	case rec.Overturned && !rec.Published: // who overturned it may have died before it could say so
 		p := b.recall(entry)
 		return p.rec, b.proclaim(ctx, p)
@@ -142,6 +164,9 @@ func (b *Bridge) recall(entry Entry) *pair {
 
 // overturn ends a recalled pair by evidence, and tells everybody (R6).
 func (b *Bridge) overturn(ctx context.Context, p *pair, rec Record) error {
+	if rec.State == Following {
+		return b.followLate(ctx, p, rec)
+	}
 	if err := b.original(ctx, p, rec.State); err != nil {
 		return err
 	}
@@ -175,12 +200,18 @@ func (b *Bridge) original(ctx context.Context, p *pair, end State) error {
 	if !wanted {
 		return nil
 	}
+	_, err := b.regain(ctx, p) // if there is none, a person has it: a letter about it is nobody's business any more
+	return err
+}
+
+// regain gets the event of a recalled pair from the letter that holds it.
+func (b *Bridge) regain(ctx context.Context, p *pair) (found bool, err error) {
 	d, err := b.Outbox.Held(ctx, p.key, p.route)
 	if errors.Is(err, ErrNotFound) {
-		return nil // a person has it: a letter about it is nobody's business any more
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read a dead letter: %w", err)
+		return false, fmt.Errorf("read a dead letter: %w", err)
 	}
 	if d.Stored.IsZero() {
 		d.Stored = p.e.d.Stored
@@ -189,7 +220,7 @@ func (b *Bridge) original(ctx context.Context, p *pair, end State) error {
 	if e, err := b.decode(d); err == nil && e.content == p.e.content {
 		p.e.view, p.e.whole = e.view, true
 	}
-	return nil
+	return true, nil
 }
 
 // --- late run logs -------------------------------------------------------------
@@ -306,7 +337,7 @@ func (s *sweeper) load(ctx context.Context) error {
 		case rec.Version > recordVersion:
 		case rec.State == UnknownSt:
 			s.known[k] = &swept{entry: entry, since: entry.StoredAt, next: entry.StoredAt.Add(sweepEvery), inherited: !s.loaded}
-		case rec.State.Final():
+		case rec.happened():
 			s.tell(ctx, entry)
 		}
 	}
@@ -323,9 +354,12 @@ func (s *sweeper) load(ctx context.Context) error {
 // overturned it may have died before it could.
 func (s *sweeper) tell(ctx context.Context, entry Entry) {
 	var err error
-	if p := s.b.recall(entry); p.rec.Overturned && !p.rec.Published {
+	switch p := s.b.recall(entry); {
+	case p.rec.State == Following:
+		err = s.b.resumeAgain(ctx, entry)
+	case p.rec.Overturned && !p.rec.Published:
 		err = s.b.proclaim(ctx, p)
-	} else {
+	default:
 		err = s.b.Ledger.Settled(ctx, entry.Key)
 	}
 	if err != nil {

@@ -22,7 +22,7 @@ func (s *seams) NoteReceipt(_ context.Context, key Key, try string, r Receipt) e
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.receipts[Reference(key, try)]; !ok {
+	if was, ok := s.receipts[Reference(key, try)]; !ok || r.After(was) {
 		s.receipts[Reference(key, try)] = r
 	}
 	return nil

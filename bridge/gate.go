@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/bridge8x8/bridge8x8/handlers/catalog"
 )
 
 // Gates hold runs back while a connection or a route cannot do any good (rules
@@ -53,7 +55,11 @@ func (g *gates) init(now func() time.Time) {
 type pass struct {
 	g     *gates
 	f     Frozen
+	route gateKey
 	trial bool
+	// poll says that an outage shuts the route's gate alone: 8x8 bounds some reads far
+	// below what it takes otherwise.
+	poll bool
 }
 
 // shut says why a run is held back, and when it is worth asking again.
@@ -67,7 +73,15 @@ func connectionKey(f Frozen) gateKey {
 }
 
 func (g *gates) enter(f Frozen) (pass, *shut) {
-	p := pass{g: g, f: f}
+	return g.admit(pass{g: g, f: f, route: gateKey{route: f.Route}})
+}
+
+// enterPoll is enter for a poll of a follow-up.
+func (g *gates) enterPoll(f Frozen, a *catalog.Action) (pass, *shut) {
+	return g.admit(pass{g: g, f: f, route: pollKey(f, a), poll: true})
+}
+
+func (g *gates) admit(p pass) (pass, *shut) {
 	g.mu.RLock()
 	quiet := len(g.all) == 0
 	g.mu.RUnlock()
@@ -76,7 +90,7 @@ func (g *gates) enter(f Frozen) (pass, *shut) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	two := [2]*gate{g.all[gateKey{route: f.Route}], g.all[connectionKey(f)]}
+	two := [2]*gate{g.all[p.route], g.all[connectionKey(p.f)]}
 	for _, one := range two {
 		switch {
 		case one == nil:
@@ -108,7 +122,7 @@ func (p pass) leave(ran bool, f *Failure) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	connection, route := connectionKey(p.f), gateKey{route: p.f.Route}
+	connection, route := connectionKey(p.f), p.route
 	if p.trial {
 		for _, k := range []gateKey{connection, route} {
 			if one := g.all[k]; one != nil {
@@ -125,9 +139,9 @@ func (p pass) leave(ran bool, f *Failure) {
 		if one := g.all[route]; one != nil && !one.closed {
 			delete(g.all, route)
 		}
-	case f.Kind == Outage:
+	case f.Kind == Outage && !p.poll:
 		g.shut(connection, p.f.Place(), f)
-	case f.Kind == Blocked:
+	case f.Kind == Outage, f.Kind == Blocked:
 		g.shut(route, p.f.Place(), f)
 	default:
 		one := g.at(connection, p.f.Place())

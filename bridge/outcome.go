@@ -33,6 +33,10 @@ const (
 // runs (rule R10). No outcome has it.
 const WhyBusy Reason = "busy"
 
+// WhyFollowing is why a pair was set aside whose action has run, and which waits
+// for what is to come of it. No outcome has it.
+const WhyFollowing Reason = "following"
+
 // Reasons is every reason, in the order of the list above.
 var Reasons = []Reason{
 	ReasonMalformed, ReasonIDReused, ReasonMapping, ReasonInvalidInput, ReasonRejected, ReasonExpired,

@@ -151,8 +151,11 @@ func (b *Bridge) rehearse(ctx context.Context, d *Delivery) (poison error) {
 		pairs = b.match(e)
 	}
 	for _, p := range pairs {
-		if p.unsent() {
+		switch {
+		case p.unsent():
 			_, _ = b.makeInput(p)
+		case p.polls():
+			_, _ = p.handler.Then.Input(p.e.view(), p.rec.Output)
 		}
 	}
 	return nil
@@ -179,9 +182,14 @@ func (b *Bridge) poisoned(ctx context.Context, d *Delivery, cause error) {
 	p := &pair{e: e, key: d.Key, route: d.Pair.Route, replay: d.Pair.Replay, frozen: Frozen{Route: d.Pair.Route}} // and no handler: nothing is mapped
 	p.adopt(entry)
 	var f fate
-	if p.rec.State == Waiting && p.rec.Version <= recordVersion {
+	switch {
+	case p.rec.Version > recordVersion:
+		f = b.fromRecord(ctx, e, p)
+	case p.rec.State == Waiting:
 		f = b.conclude(ctx, e, p, p.failed(ReasonMalformed, cause.Error(), nil))
-	} else {
+	case p.rec.State == Following:
+		f = b.conclude(ctx, e, p, p.lost(cause.Error()))
+	default:
 		f = b.fromRecord(ctx, e, p)
 	}
 	b.settle(ctx, e, []*pair{p}, []fate{f})

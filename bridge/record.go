@@ -24,7 +24,9 @@ import (
 //	   │   │                         │ proven not to have happened
 //	   └▶ waiting ◀──────────────────┘
 //
-// A delivery receipt of the record's try ends it from waiting too (R15).
+// A delivery receipt of the record's try ends it from waiting too (R15). Where the
+// route waits for what is to come of a success, the record is following before it
+// is succeeded or failed.
 //
 // A worker moves a record by compare-and-set on the revision it read, and never
 // deletes one. Only succeeded and failed records expire, and unknown ones that a
@@ -35,6 +37,7 @@ type State string
 const (
 	Waiting   State = "waiting"   // nothing has left; not before NotBefore; kept until it ends
 	Running   State = "running"   // a request may have left; kept until it ends
+	Following State = "following" // it happened, and what the route awaits has not yet; kept until it ends
 	Succeeded State = "succeeded" // it happened; kept for the ledger's retention
 	Failed    State = "failed"    // it did not happen, and will not; kept for the ledger's retention
 	UnknownSt State = "unknown"   // nobody can tell; kept until evidence or a person ends it
@@ -43,12 +46,20 @@ const (
 // Expires says whether the record is kept for the ledger's retention only.
 func (r *Record) Expires() bool { return r.State.Final() || r.Decided }
 
+// happened says whether the record knows how its run ended.
+func (r *Record) happened() bool { return r.State.Final() || r.State == Following }
+
 // Final says whether nothing but time ends a record in this state.
 func (s State) Final() bool { return s == Succeeded || s == Failed }
 
-// recordVersion is the version of the record's format. A bridge that meets a
-// newer one leaves the pair alone.
-const recordVersion = 1
+// The versions of the record's format. A bridge that meets a newer one than it
+// knows leaves the pair alone. A record has the least version that can say what it
+// says, so that older bridges go on with all that they understand.
+const (
+	plainVersion  = 1
+	followVersion = 2 // Follow
+	recordVersion = followVersion
+)
 
 // Record is what the ledger knows of one pair of event and route.
 type Record struct {
@@ -87,6 +98,8 @@ type Record struct {
 	// with the outcome: a result that is published again is the same event, whatever
 	// the configuration says by then, and whether or not the cause is still at hand.
 	Shape *Shape `json:"shape,omitempty"`
+	// Follow is what came of a success; nil where nothing is awaited.
+	Follow *Follow `json:"follow,omitempty"`
 	// Overturned says that the record was unknown before: a dead letter has to go (rule R6).
 	Overturned bool `json:"overturned,omitempty"`
 	// Decided says that a person answered the dead letter of an unknown outcome:

@@ -26,10 +26,26 @@ type ResultData struct {
 	// OutputTruncated says that the output was too large to carry; actionRunId leads to it.
 	OutputTruncated bool `json:"outputTruncated,omitempty"`
 	// SMS is how the texts were cut, and so what they cost.
-	SMS   *catalog.SMS `json:"sms,omitempty"`
-	Error *ResultError `json:"error,omitempty"`
+	SMS *catalog.SMS `json:"sms,omitempty"`
+	// FollowUp is what came of it, where the route waits for that.
+	FollowUp *ResultFollowUp `json:"followUp,omitempty"`
+	Error    *ResultError    `json:"error,omitempty"`
 	// Unshaped is why the event has its standard form although its route has another for it.
 	Unshaped string `json:"unshaped,omitempty"`
+}
+
+// ResultFollowUp is how a follow-up ended.
+type ResultFollowUp struct {
+	// Action was polled, Polls times; or else a receipt was awaited, and Receipt is the
+	// state that it reported.
+	Action  string `json:"action,omitempty"`
+	Polls   int    `json:"polls,omitempty"`
+	Receipt string `json:"receipt,omitempty"`
+	// DurationMs is from the action's end to the follow-up's.
+	DurationMs int64 `json:"durationMs"`
+	// Output is the last answer of the polled action, also where it says that all failed.
+	Output          json.RawMessage `json:"output,omitempty"`
+	OutputTruncated bool            `json:"outputTruncated,omitempty"`
 }
 
 // ResultCause names the event that a result answers.
@@ -68,7 +84,14 @@ func (r *Record) data() ResultData {
 		Cause:     ResultCause{Source: r.Cause.Source, ID: r.Cause.ID, Type: r.Cause.Type, Subject: r.Cause.Subject, Time: some(r.Cause.Time)},
 		StartedAt: some(r.ClaimedAt),
 	}
+	if f := r.Follow; f != nil {
+		data.FollowUp = &ResultFollowUp{
+			Action: f.Action, Polls: f.Polls, Receipt: f.Receipt, Output: f.Output, OutputTruncated: f.OutputTruncated,
+			DurationMs: max(0, r.ConcludedAt.Sub(f.Since)).Milliseconds(),
+		}
+	}
 	if r.State == Failed {
+		data.Output, data.OutputTruncated = nil, false // of what is not a success
 		data.Error = &ResultError{Reason: r.Reason, Message: r.Message, Retryable: retryable[r.Reason], Details: r.Details}
 	}
 	if r.Shape != nil {

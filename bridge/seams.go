@@ -22,7 +22,8 @@ type Ledger interface {
 	Event(ctx context.Context, eventHash string) ([]Entry, error)
 	// Batch notes which key a batch reference stands for; see BatchReference.
 	Batch(ctx context.Context, ref string, key Key) error
-	// NoteReceipt stores a receipt of a record's try beside the record; one that is there stays (rule R15).
+	// NoteReceipt stores a receipt of a record's try beside the record; one that is
+	// there stays, unless the new one says more: see Receipt.After (rule R15).
 	NoteReceipt(ctx context.Context, key Key, try string, r Receipt) error
 	// ReceiptOf reads the receipt of a try. Error: ErrNotFound.
 	ReceiptOf(ctx context.Context, key Key, try string) (Receipt, error)

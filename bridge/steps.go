@@ -148,9 +148,12 @@ func (b *Bridge) fromRecord(ctx context.Context, e *occurrence, p *pair) fate {
 func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Record) fate {
 	try, wasRunning, wasUnknown := p.rec.Try, p.rec.State == Running, p.rec.State == UnknownSt
 	rec.ConcludedAt = b.Now().UTC()
+	if rec.State == Following {
+		rec.NotBefore = rec.ConcludedAt.Add(p.handler.Then.Initial)
+	}
 	b.shape(e, p, &rec)
 	for {
-		rec.Overturned = p.rec.State == UnknownSt
+		rec.Overturned = p.rec.State == UnknownSt || p.rec.State == Following && p.rec.Overturned
 		before := p.rev
 		rev, err := b.Ledger.Put(ctx, p.key, &rec, before)
 		if err == nil {
@@ -172,7 +175,7 @@ func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Recor
 		case ours && p.rec.State == Running: // a write of ours that was stored late: once more
 		case ours && p.rec.State == UnknownSt && rec.State != UnknownSt: // R6
 		case wasUnknown && p.rec.State == UnknownSt && p.rec.Try == try: // it was only marked as published (R6)
-		case ours && p.rec.State == Waiting && rec.State.Final(): // R6: given up for a repetition that nobody has begun (R17)
+		case ours && p.rec.State == Waiting && rec.happened(): // R6: given up for a repetition that nobody has begun (R17)
 		case wasRunning && p.rec.State == "": // the ledger was lost; what we know of the run is not
 		default:
 			return b.fromRecord(ctx, e, p)
@@ -187,6 +190,10 @@ func (b *Bridge) concluded(ctx context.Context, e *occurrence, p *pair) fate {
 		if f, ok := b.byReceipt(ctx, e, p); ok {
 			return f
 		}
+	}
+	if p.rec.State == Following {
+		b.Observer.Waits(p.routeName(), WhyFollowing)
+		return b.follow(ctx, e, p)
 	}
 	b.Observer.Ended(p.routeName(), p.action(), p.rec.State, p.rec.Reason, b.Now().Sub(e.d.Stored))
 	f := b.publish(ctx, e, p)

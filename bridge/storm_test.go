@@ -15,10 +15,11 @@ import (
 // TestStorm lets two processes work on a few events while writes are lost,
 // stored late or stored in silence, processes die at any step and others take
 // over, publishers repeat themselves, and the service refuses, forgets to
-// answer and hides its logs. Whatever the order, the guarantees hold.
+// answer and hides its logs. Whatever the order, the guarantees hold. In two
+// storms of three, the route has something to follow: an answer, or a receipt.
 func TestStorm(t *testing.T) {
 	t.Parallel()
-	storms := 300
+	storms := 3000
 	if testing.Short() {
 		storms = 50
 	}
@@ -28,7 +29,8 @@ func TestStorm(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &storm{
 					world: newWorld(t), t: t, rand: rand.New(rand.NewSource(int64(seed))),
-					harsh: 10 + 15*(seed%5), faults: 15, crashes: seed % 3, sent: map[string]bool{}, told: map[string]*process{}, proven: map[string]bool{},
+					routes: oneRoute + []string{"", followPolls, followReceipts}[seed/15%3],
+					harsh:  10 + 15*(seed%5), faults: 15, crashes: seed % 3, sent: map[string]bool{}, told: map[string]*process{}, proven: map[string]bool{},
 				}
 				s.run()
 			})
@@ -46,7 +48,8 @@ type storm struct {
 	faults  int // left
 	crashes int // left
 	crashed bool
-	paused  bool                // for so long that others go on without whoever was paused
+	paused  bool // for so long that others go on without whoever was paused
+	routes  string
 	sent    map[string]bool     // tries of which a request left
 	told    map[string]*process // tries that succeeded, and who was told so
 	proven  map[string]bool     // tries whose receipt was taken
@@ -114,7 +117,7 @@ func (s *storm) start() *process {
 		return nil
 	}
 	p.seams.run = func(r Request) (Reply, error) { return s.serve(p, r) }
-	p.b = newBridge(s.t, &p.seams, oneRoute, 4)
+	p.b = newBridge(s.t, &p.seams, s.routes, 4)
 	s.wg.Go(func() { p.b.Run(p.ctx) })
 	return p
 }
@@ -185,6 +188,9 @@ func (s *storm) serve(p *process, r Request) (Reply, error) {
 	if time.Now().After(r.SendBy) || p.isDead() {
 		return Reply{}, TooLate()
 	}
+	if r.ActionKey == "get-sms-status" {
+		return s.status()
+	}
 	s.mu.Lock()
 	s.sent[r.Meta.Try] = true
 	s.mu.Unlock()
@@ -217,10 +223,52 @@ func (s *storm) serve(p *process, r Request) (Reply, error) {
 	}
 }
 
+const (
+	followPolls = `    then:
+      run: get-sms-status
+      input: {umid: "${ $output.umid }"}
+      until: ${ .status.state == "delivered" }
+      fails: ${ .status.state == "undelivered" }
+      deadline: 30m
+`
+	followReceipts = `    then: {until: delivered, deadline: 30m}
+`
+)
+
+// status answers a poll.
+func (s *storm) status() (Reply, error) {
+	<-time.After(s.upTo(2 * time.Second))
+	state := "queued"
+	switch n := s.upTo(100); {
+	case n < 20:
+		state = "delivered"
+	case n < 25:
+		state = "undelivered"
+	case n < 35:
+		return Reply{}, &Failure{Kind: Permanent, Reason: ReasonRejected, Message: "no such message"}
+	case n < 45:
+		return Reply{}, &Failure{Kind: Outage, Message: "429", RetryAfter: time.Second}
+	case n < 55:
+		return Reply{}, &Failure{Kind: Unknown, Message: "no answer"}
+	}
+	return Reply{RunID: "poll", Output: fmt.Appendf(nil, `{"umid":"0f3c","status":{"state":%q}}`, state)}, nil
+}
+
 func (s *storm) happenAt(p *process, r Request, shows time.Duration, f *Failure) (Reply, error) {
 	reply := p.happen(r, shows)
-	if s.chance(25) {
-		s.later(s.upTo(5*time.Minute), func() { s.receipt(r) })
+	switch {
+	case s.routes != oneRoute+followReceipts:
+		if s.chance(25) {
+			s.later(s.upTo(5*time.Minute), func() { s.receipt(r, Receipt{UMID: "0f3c", State: "sent"}) })
+		}
+	case s.chance(70):
+		end := Receipt{UMID: "0f3c", State: "delivered", Outcome: "delivered", Final: true}
+		if s.chance(20) {
+			end = Receipt{UMID: "0f3c", State: "undelivered", Outcome: "undelivered", Final: true}
+		}
+		for _, one := range []Receipt{{UMID: "0f3c", State: "sent", Outcome: "sent"}, end, end} { // in any order
+			s.later(s.upTo(5*time.Minute), func() { s.receipt(r, one) })
+		}
 	}
 	if f != nil {
 		return Reply{}, f
@@ -232,12 +280,12 @@ func (s *storm) happenAt(p *process, r Request, shows time.Duration, f *Failure)
 }
 
 // receipt is 8x8's, which comes five times until somebody takes it (R15).
-func (s *storm) receipt(r Request) {
+func (s *storm) receipt(r Request, receipt Receipt) {
 	for range 5 {
 		s.mu.Lock()
 		p := s.procs[s.upTo(2)]
 		s.mu.Unlock()
-		if _, err := p.b.Receipt(p.ctx, Key(r.Meta.Key), r.Meta.Try, Receipt{UMID: "0f3c", State: "sent"}); err == nil && !p.isDead() {
+		if _, err := p.b.Receipt(p.ctx, Key(r.Meta.Key), r.Meta.Try, receipt); err == nil && !p.isDead() {
 			s.mu.Lock()
 			s.proven[r.Meta.Try] = true
 			s.mu.Unlock()
@@ -345,8 +393,24 @@ func (s *storm) run() {
 		}
 	}
 	<-time.After(21 * time.Second)
-	limit := time.After(3 * time.Hour)
-	for left := 1; left > 0; {
+	s.carry(0)
+	// Long after, in calm weather, somebody looks once more for what is unknown (R6).
+	s.mu.Lock()
+	s.faults, s.crashes, s.over = 0, 0, false
+	last := s.start()
+	s.procs = []*process{last, last}
+	s.mu.Unlock()
+	s.carry(30 * time.Minute)
+	for _, id := range ids {
+		s.judge(keyOf(id, "r"))
+	}
+}
+
+// carry delivers what is in the queue until all of it is acknowledged, but for as
+// long as least, and lets everybody die then.
+func (s *storm) carry(least time.Duration) {
+	began, limit := time.Now(), time.After(3*time.Hour)
+	for left := 1; left > 0 || time.Since(began) < least; {
 		select {
 		case m := <-s.queue:
 			s.deliver(m)
@@ -356,7 +420,7 @@ func (s *storm) run() {
 			s.mu.Unlock()
 		case <-limit:
 			s.t.Errorf("%d messages are not acknowledged", s.pending)
-			left = 0
+			left, least = 0, 0
 		}
 	}
 	s.mu.Lock()
@@ -367,18 +431,6 @@ func (s *storm) run() {
 		s.kill(p)
 	}
 	s.wg.Wait()
-
-	// Long after, in calm weather, somebody looks once more for what is unknown (R6).
-	s.mu.Lock()
-	s.faults, s.crashes = 0, 0
-	s.mu.Unlock()
-	last := s.start()
-	<-time.After(30 * time.Minute)
-	s.kill(last)
-	s.wg.Wait()
-	for _, id := range ids {
-		s.judge(keyOf(id, "r"))
-	}
 }
 
 // judge says what is wrong with the end of one pair.
@@ -392,7 +444,8 @@ func (s *storm) judge(k Key) {
 	if s.effects[k] > 1 {
 		s.t.Errorf("%d effects", s.effects[k])
 	}
-	if rec.State == Succeeded && s.effects[k] != 1 || rec.State == Failed && s.effects[k] != 0 {
+	happened := rec.State == Succeeded || rec.Reason == ReasonFollowUpFailed
+	if happened && s.effects[k] != 1 || rec.State == Failed && !happened && s.effects[k] != 0 {
 		s.t.Errorf("%s with %d effects", rec.State, s.effects[k])
 	}
 	if rec.State.Final() != (len(s.results[string(k)]) > 0) {
@@ -403,7 +456,7 @@ func (s *storm) judge(k Key) {
 			s.t.Errorf("%s with a result that says %s", rec.State, state)
 		}
 	}
-	if s.proven[rec.Try] && rec.State != Succeeded {
+	if s.proven[rec.Try] && !happened {
 		s.t.Errorf("%s, although its receipt was taken", rec.State)
 	}
 	want := map[State]Reason{Failed: rec.Reason, UnknownSt: ReasonOutcomeUnknown}[rec.State]

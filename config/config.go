@@ -97,6 +97,8 @@ type Route struct {
 	// ProxyForwards says that a proxy stands before Membrane which may pass a request
 	// on and then answer 503 itself, so that a 503 proves nothing.
 	ProxyForwards bool
+	// Then is what the route waits for once its action has run; nil for nothing.
+	Then *Then
 	// Result shapes the events of successes, ResultFailed those of failures; nil
 	// leaves them as they are.
 	Result, ResultFailed *ResultShape
@@ -108,6 +110,28 @@ type Route struct {
 type ResultShape struct {
 	Pos                 Pos
 	Type, Subject, Data Value
+}
+
+// Then is a route's follow-up: what must come about before the work that an
+// action began is done.
+type Then struct {
+	Pos Pos
+	// RunKey or RunID name the action that is polled. With neither, a delivery receipt
+	// is awaited.
+	RunKey string
+	RunID  string
+	RunPos Pos
+	// Input is the polled action's, over the event and $output.
+	Input Value
+	// Until is the condition that ends it well, an expression over the answer, or the
+	// state that a receipt must report.
+	Until Value
+	// Fails is the condition that ends it badly; KindNone if there is none.
+	Fails Value
+	// Initial and Max are the pauses between two polls: the first, and the longest.
+	Initial  time.Duration
+	Max      time.Duration
+	Deadline time.Duration
 }
 
 // Typed is a string with its place.

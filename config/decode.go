@@ -182,7 +182,7 @@ func (d *decoder) route(v Value, at string) {
 	if name, ok := v.at("name").Scalar.(string); ok && entryName.MatchString(name) {
 		at = fmt.Sprintf("route %q", name)
 	}
-	o := d.object(v, at, "name", "formerly", "on", "filters", "run", "connection", "input", "ttl", "retry", "on_unknown", "proxy_forwards", "result", "tests")
+	o := d.object(v, at, "name", "formerly", "on", "filters", "run", "connection", "input", "ttl", "retry", "on_unknown", "proxy_forwards", "then", "result", "tests")
 	if v.Kind != KindMap {
 		return
 	}
@@ -215,18 +215,11 @@ func (d *decoder) route(v Value, at string) {
 		d.fail(v.Pos, "missing-on", `say which events it is for with "on" or "filters"; on: "*" takes every event`, `%s has neither "on" nor "filters"`, at)
 	}
 
-	d.run(&r, o)
+	d.run(o, &r.RunKey, &r.RunID, &r.RunPos)
 	if name, ok := d.text(o, "connection"); ok {
 		r.Connection, r.ConnectionPos = name, o.pos("connection")
 	}
-	r.Input = Value{Pos: v.Pos, Kind: KindMap}
-	if input, ok := o.get("input"); ok {
-		if input.Kind != KindMap {
-			d.fail(input.Pos, "wrong-type", "write the action's fields, one a line", `"input" must be a mapping, not %s`, input.what())
-		} else {
-			r.Input = input
-		}
-	}
+	r.Input = d.input(o)
 	r.TTL = d.duration(o, "ttl", 0)
 	d.retry(&r.Retry, o)
 	if r.TTL > 0 && r.Retry.Max > r.TTL && v.at("retry", "backoff", "max").Kind != KindNone {
@@ -242,6 +235,7 @@ func (d *decoder) route(v Value, at string) {
 		}
 	}
 	r.ProxyForwards = d.boolean(o, "proxy_forwards")
+	r.Then = d.then(o)
 	d.result(&r, o)
 	for i, test := range d.items(o, "tests") {
 		d.test(&r, test, fmt.Sprintf("tests[%d]", i))
@@ -250,27 +244,84 @@ func (d *decoder) route(v Value, at string) {
 }
 
 // run is an action's key, or a mapping with its key or id.
-func (d *decoder) run(r *Route, o object) {
+func (d *decoder) run(o object, key, id *string, pos *Pos) {
 	v, ok := d.required(o, "run")
 	if !ok {
 		return
 	}
-	r.RunPos = v.Pos
+	*pos = v.Pos
 	if v.Kind != KindMap {
-		r.RunKey, _ = d.text(o, "run")
+		*key, _ = d.text(o, "run")
 	} else {
 		run := d.object(v, "run", "id", "key")
-		r.RunID, _ = d.text(run, "id")
-		r.RunKey, _ = d.text(run, "key")
+		*id, _ = d.text(run, "id")
+		*key, _ = d.text(run, "key")
 		if !d.exactlyOne(run, "run", "key", "id") {
 			return
 		}
 	}
-	if name := r.RunKey + r.RunID; strings.ContainsFunc(name, unicode.IsSpace) {
+	if name := *key + *id; strings.ContainsFunc(name, unicode.IsSpace) {
 		d.fail(v.Pos, "bad-name", "", "%q cannot be the name of an action", name)
 	} else if s, isText := v.Scalar.(string); isText && s == "" {
 		d.fail(v.Pos, "bad-name", "name an action, such as send-sms", `"run" must not be empty`)
 	}
+}
+
+// input is a mapping, empty if there is none.
+func (d *decoder) input(o object) Value {
+	input, ok := o.get("input")
+	switch {
+	case !ok:
+	case input.Kind != KindMap:
+		d.fail(input.Pos, "wrong-type", "write the action's fields, one a line", `"input" must be a mapping, not %s`, input.what())
+	default:
+		return input
+	}
+	return Value{Pos: o.Pos, Kind: KindMap}
+}
+
+// The pauses between two polls of a follow-up, and how long it may take.
+// Receipts come for 48 hours (source: 8x8's delivery receipts for outbound SMS).
+const (
+	defaultPollInitial     = 5 * time.Second
+	defaultPollMax         = time.Minute
+	defaultPollDeadline    = time.Hour
+	defaultReceiptDeadline = 48 * time.Hour
+)
+
+// then is a route's follow-up; nil if it has none.
+func (d *decoder) then(route object) *Then {
+	v, ok := route.get("then")
+	if !ok {
+		return nil
+	}
+	o := d.object(v, "then", "run", "input", "until", "fails", "backoff", "deadline")
+	if v.Kind != KindMap {
+		return nil
+	}
+	t := &Then{Pos: v.Pos, Input: d.input(o)}
+	t.Until, _ = d.required(o, "until")
+	d.text(o, "until")
+	d.text(o, "fails")
+	t.Fails, _ = o.get("fails")
+	deadline := defaultPollDeadline
+	if o.has("run") {
+		d.run(o, &t.RunKey, &t.RunID, &t.RunPos)
+	} else {
+		deadline = defaultReceiptDeadline
+		for _, key := range []string{"input", "fails"} {
+			if o.has(key) {
+				d.fail(o.pos(key), "bad-follow-up", "name the action that is polled with run, or leave this out to await a delivery receipt", `"then" has %q, and no "run"`, key)
+			}
+		}
+	}
+	d.backoff(o, &t.Initial, &t.Max, defaultPollInitial, defaultPollMax)
+	t.Deadline = d.duration(o, "deadline", max(deadline, 2*t.Initial))
+	if t.Deadline < t.Initial {
+		d.fail(o.pos("deadline"), "bad-nesting", "lengthen the deadline, or shorten backoff.initial",
+			"the deadline (%s) ends before the first look (backoff.initial: %s)", FormatDuration(t.Deadline), FormatDuration(t.Initial))
+	}
+	return t
 }
 
 func (d *decoder) retry(r *Retry, route object) {
@@ -294,16 +345,21 @@ func (d *decoder) retry(r *Retry, route object) {
 			r.Attempts = n
 		}
 	}
+	d.backoff(o, &r.Initial, &r.Max, defaultRetryInitial, defaultRetryMax)
+}
+
+func (d *decoder) backoff(o object, initial, most *time.Duration, defaultInitial, defaultMost time.Duration) {
+	*initial, *most = defaultInitial, defaultMost
 	backoff, ok := o.get("backoff")
 	if !ok {
 		return
 	}
 	b := d.object(backoff, "backoff", "initial", "max")
 	// One of the two alone moves the default of the other, if need be.
-	r.Initial = d.duration(b, "initial", min(defaultRetryInitial, d.quietDuration(b, "max", defaultRetryInitial)))
-	r.Max = d.duration(b, "max", max(defaultRetryMax, r.Initial))
-	if r.Max < r.Initial {
-		d.fail(b.pos("max"), "bad-nesting", "", "the longest wait (max: %s) is shorter than the first (initial: %s)", FormatDuration(r.Max), FormatDuration(r.Initial))
+	*initial = d.duration(b, "initial", min(defaultInitial, d.quietDuration(b, "max", defaultInitial)))
+	*most = d.duration(b, "max", max(defaultMost, *initial))
+	if *most < *initial {
+		d.fail(b.pos("max"), "bad-nesting", "", "the longest wait (max: %s) is shorter than the first (initial: %s)", FormatDuration(*most), FormatDuration(*initial))
 	}
 }
 

@@ -46,7 +46,7 @@ func TestSampleHasNoProblems(t *testing.T) {
 			t.Errorf("route %s has no test", r.Name)
 		}
 	}
-	want := []string{"order-shipped send-sms", "delay-notice send-batch-sms", "urgent-alert send-sms"}
+	want := []string{"order-shipped send-sms", "delay-notice send-batch-sms", "urgent-alert send-sms", "monthly-export request-sms-log-export", "login-code send-sms"}
 	if diff := cmp.Diff(want, routes); diff != "" {
 		t.Errorf("routes (-want +got):\n%s", diff)
 	}

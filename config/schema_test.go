@@ -62,12 +62,14 @@ func TestSchemaAgrees(t *testing.T) {
 	good := map[string]string{
 		"the sample": string(config.Sample()), "empty": "", "nothing set": "sources:\nroutes:\n", "one's own": "x-mine: 1\nroutes: []\n",
 		"a list": r + ", on_unknown: retry, filters: [{sql: \"TRUE\"}], ttl: 1d12h, retry: {attempts: 3, backoff: {max: 1.5s}}}\n", "no value": r + ", ttl: }\n",
-		"by id":     "routes:\n  - {name: r, filters: [{exact: {type: a}}], run: {id: abc}}\n",
-		"a shape":   r + ", result: {type: a.b, data: [1], failed: {subject: x}}}\n",
-		"webhooks":  "webhooks:\n  - {name: w, auth: {bearer: [\"${A:a}\", \"${B:b}\"]}, event: {type: x}}\n  - {name: 8x8, auth: {secret: \"${A:a}\"}, answers: {com.8x8.voice.call_action: {a: 1}}}\nroutes: []\n",
-		"signature": "webhooks:\n  - {name: w, auth: {signature: {preset: github, secret: \"${A:a}\", tolerance: 1m}}}\nroutes: []\n",
-		"sources":   "sources:\n  - {name: s, nats: {stream: A, subjects: a.>, start: all}}\n  - {name: c, nats: {core: true, subjects: [a]}}\nroutes: []\n",
-		"tests":     r + ", tests: [{event: {id: \"1\", source: /a, type: b, data: 1}, input: {}}, {event: {id: \"1\", source: /a, type: b}, no_match: true}]}\n",
+		"by id":       "routes:\n  - {name: r, filters: [{exact: {type: a}}], run: {id: abc}}\n",
+		"a follow-up": r + ", then: {run: get-sms-status, input: {umid: \"${ $output.umid }\"}, until: \"${ .ok }\", backoff: {initial: 5s}, deadline: 1h}}\n",
+		"a receipt":   r + ", then: {until: delivered, deadline: 10m}}\n",
+		"a shape":     r + ", result: {type: a.b, data: [1], failed: {subject: x}}}\n",
+		"webhooks":    "webhooks:\n  - {name: w, auth: {bearer: [\"${A:a}\", \"${B:b}\"]}, event: {type: x}}\n  - {name: 8x8, auth: {secret: \"${A:a}\"}, answers: {com.8x8.voice.call_action: {a: 1}}}\nroutes: []\n",
+		"signature":   "webhooks:\n  - {name: w, auth: {signature: {preset: github, secret: \"${A:a}\", tolerance: 1m}}}\nroutes: []\n",
+		"sources":     "sources:\n  - {name: s, nats: {stream: A, subjects: a.>, start: all}}\n  - {name: c, nats: {core: true, subjects: [a]}}\nroutes: []\n",
+		"tests":       r + ", tests: [{event: {id: \"1\", source: /a, type: b, data: 1}, input: {}}, {event: {id: \"1\", source: /a, type: b}, no_match: true}]}\n",
 	}
 	for name, text := range good {
 		if _, problems := config.Parse("x", []byte(text), func(string) (string, bool) { return "x", true }); problems.Errors() {
@@ -86,6 +88,7 @@ func TestSchemaAgrees(t *testing.T) {
 		"attempts zero": r + ", retry: {attempts: 0}}", "attempts a text": r + ", retry: {attempts: \"3\"}}", "attempts half": r + ", retry: {attempts: 1.5}}", "unknown in backoff": r + ", retry: {backoff: {least: 1s}}}",
 		"on_unknown": r + ", on_unknown: repeat}", "proxy_forwards": r + ", proxy_forwards: \"true\"}", "input a list": r + ", input: []}", "filters a mapping": r + ", filters: {sql: x}}", "filter a text": r + ", filters: [x]}",
 		"result a text": r + ", result: x}", "unknown in result": r + ", result: {typ: x}}", "result type a number": r + ", result: {type: 1}}", "failed in failed": r + ", result: {failed: {failed: {}}}}",
+		"then a text": r + ", then: delivered}", "then without until": r + ", then: {deadline: 1m}}", "unknown in then": r + ", then: {until: read, untill: read}}",
 		"test without event": r + ", tests: [{input: {}}]}", "test without input": r + ", tests: [{event: {id: a, source: b, type: c}}]}", "event without type": r + ", tests: [{event: {id: a, source: b}, input: {}}]}",
 		"connection without": "connections: {a: {}}\nroutes: []", "connection with both": "connections: {a: {id: x, key: y}}\nroutes: []", "connection name": "connections: {A: {id: x}}\nroutes: []", "unknown in connection": "connections: {a: {id: x, tennant: y}}\nroutes: []",
 		"source without nats": "sources: [{name: s}]\nroutes: []", "source without stream": "sources: [{name: s, nats: {subjects: [a]}}]\nroutes: []", "core without subjects": "sources: [{name: s, nats: {core: true}}]\nroutes: []",

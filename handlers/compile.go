@@ -76,6 +76,8 @@ type compiler struct {
 	problems     config.Problems
 	// route is put before messages: many routes look alike.
 	route string
+	// variables are what expressions see besides the event.
+	variables []string
 }
 
 func (c *compiler) fail(pos config.Pos, code, hint, format string, args ...any) {
@@ -111,8 +113,9 @@ func (c *compiler) handler(r *config.Route) *Handler {
 	known := len(c.problems)
 	h.input = c.template(config.Value{Pos: r.Input.Pos, Kind: config.KindMap, Map: r.Input.Map}, "input", "")
 	if h.Action != nil && len(c.problems) == known {
-		c.checkInput(h, r)
+		c.checkInput(h.Action, h.input, r)
 	}
+	h.Then = c.followUp(h, r)
 	return h
 }
 
@@ -176,8 +179,7 @@ func defaultPlace(connection string) Place {
 
 // checkInput finds what no event could put right: constants and missing fields
 // that the action's schema refuses.
-func (c *compiler) checkInput(h *Handler, r *config.Route) {
-	a := h.Action
+func (c *compiler) checkInput(a *catalog.Action, input *template, r *config.Route) {
 	ref := string(a.Reference)
 	if v, ok := r.Input.Get(ref); ok && ref != "" {
 		pos := v.Pos
@@ -188,7 +190,7 @@ func (c *compiler) checkInput(h *Handler, r *config.Route) {
 		}
 		c.fail(pos, "reference-mapped", "leave it out; the result event names the cause", "the input field %s is set by the bridge, to know its runs again", ref)
 	}
-	sample, _ := h.input.sample().(map[string]any)
+	sample, _ := input.sample().(map[string]any)
 	delete(sample, ref)
 	known := len(c.problems)
 	for _, e := range a.Input.ValidateAll(sample) {
@@ -196,7 +198,7 @@ func (c *compiler) checkInput(h *Handler, r *config.Route) {
 			c.fail(place(r.Input, r.Pos, e.Field), "input-unsatisfiable", "", "%s", e.Error())
 		}
 	}
-	if len(c.problems) == known && a.Normalize != nil && !h.input.hasExpressions() {
+	if len(c.problems) == known && a.Normalize != nil && !input.hasExpressions() {
 		if err := check(a, sample); err != nil {
 			c.fail(inputPos(r), "input-unsatisfiable", "", "%s", err.Error())
 		}

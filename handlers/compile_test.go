@@ -500,10 +500,11 @@ func TestView(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			v := NewViewRaw(tt.e, "/raw %7E", "raw-id")
-			object, err := v.object()
+			whole, err := v.object()
 			if err != nil {
 				t.Fatal(err)
 			}
+			object := whole.(map[string]any)
 			want, err := decodeJSON([]byte(tt.want))
 			if err != nil {
 				t.Fatal(err)

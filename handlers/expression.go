@@ -67,15 +67,15 @@ type expression struct {
 
 // result evaluates the expression, which must have exactly one. It may share
 // memory with the view, with other results and with the compiled expression.
-func (x *expression) result(v *View, b *budget) (any, error) {
+func (x *expression) result(m *making) (any, error) {
 	if x.path != nil {
-		return x.walk(v)
+		return x.walk(m.view)
 	}
-	object, err := v.object()
+	object, err := m.view.object()
 	if err != nil {
 		return nil, x.fail(err.Error())
 	}
-	results := x.code.RunWithContext(b, object)
+	results := x.code.RunWithContext(&m.budget, object, m.variables...)
 	result, ok := results.Next()
 	if !ok {
 		return nil, x.failed("gives no result; use // to give it a default")
@@ -224,8 +224,9 @@ type jqError struct {
 	offset          int
 }
 
-// compileJQ compiles the text of an expression.
-func compileJQ(text string) (path []string, code *gojq.Code, failed *jqError) {
+// compileJQ compiles the text of an expression, in which there are variables
+// besides the event.
+func compileJQ(text string, variables ...string) (path []string, code *gojq.Code, failed *jqError) {
 	if len(text) > longestExpression {
 		return nil, nil, &jqError{code: "jq-compile", msg: fmt.Sprintf("the expression has %d bytes, more than %d", len(text), longestExpression)}
 	}
@@ -244,7 +245,7 @@ func compileJQ(text string) (path []string, code *gojq.Code, failed *jqError) {
 		return nil, nil, failed
 	}
 	path = asPath(query)
-	code, err = gojq.Compile(query, gojq.WithFunction(multiply, 2, 2, multiplied))
+	code, err = gojq.Compile(query, gojq.WithFunction(multiply, 2, 2, multiplied), gojq.WithVariables(variables))
 	if err != nil {
 		// These name functions and variables of the expression, and hold no data.
 		failed := &jqError{code: "jq-compile", msg: err.Error()}

@@ -267,7 +267,7 @@ func TestPathsAgreeWithGojq(t *testing.T) {
 			t.Fatalf("%s: gojq gives nothing", text)
 		}
 		x := &expression{text: text, path: path}
-		got, err := x.result(v, nil)
+		got, err := x.result(&making{view: v})
 		if wantErr, fails := want.(error); fails {
 			if err == nil {
 				t.Errorf("%s: got %v, gojq fails with %v", text, got, wantErr)

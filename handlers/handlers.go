@@ -32,6 +32,8 @@ type Handler struct {
 	OnUnknown  config.OnUnknown
 	// ProxyForwards: see config.Route.
 	ProxyForwards bool
+	// Then is what the route waits for once the action has run; nil for nothing.
+	Then *FollowUp
 
 	// the compiled match, input and tenant: see compile.go
 	compiled

@@ -141,7 +141,7 @@ func (h *Handler) ShapeResult(succeeded bool, standard []byte, event *View) (Sha
 	case s.readsEvent:
 		return Shaped{}, &MappingError{Pos: s.pos, Msg: "result: it needs the event, which is no longer at hand"}
 	}
-	v := &View{request: seen}
+	v := &View{request: seen, isRequest: true}
 	var shaped Shaped
 	for _, part := range []struct {
 		name string

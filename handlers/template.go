@@ -99,7 +99,7 @@ func (c *compiler) text(t *template, text string) {
 			continue
 		}
 		holds = true
-		path, code, failed := compileJQ(p.text)
+		path, code, failed := compileJQ(p.text, c.variables...)
 		if failed != nil {
 			failed.offset += p.offset
 			c.failAt(t, text, failed)
@@ -285,14 +285,18 @@ func (t *template) fail(msg string) *MappingError {
 
 // making is one evaluation of a template.
 type making struct {
-	view   *View
-	budget budget
-	left   int // bytes
+	view      *View
+	variables []any // the values of those that it was compiled with
+	budget    budget
+	left      int // bytes
 }
 
 // evaluate makes a value of an event. The caller owns it.
-func (t *template) evaluate(v *View) (any, error) {
-	m := making{view: v, left: largestInput}
+func (t *template) evaluate(v *View) (any, error) { return t.evaluateWith(v) }
+
+// evaluateWith is evaluate for a template that was compiled with variables.
+func (t *template) evaluateWith(v *View, variables ...any) (any, error) {
+	m := making{view: v, variables: variables, left: largestInput}
 	return t.make(&m)
 }
 
@@ -329,7 +333,7 @@ func (t *template) make(m *making) (any, error) {
 		return list, nil
 	}
 	if x := t.lone(); x != nil {
-		value, err := x.result(m.view, &m.budget)
+		value, err := x.result(m)
 		if err != nil {
 			return nil, err
 		}
@@ -345,7 +349,7 @@ func (t *template) make(m *making) (any, error) {
 			b.WriteString(p.text)
 			continue
 		}
-		value, err := p.expr.result(m.view, &m.budget)
+		value, err := p.expr.result(m)
 		if err != nil {
 			return nil, err
 		}

@@ -42,7 +42,8 @@ type View struct {
 	building sync.Once
 	built    map[string]any
 
-	request map[string]any // instead of an event: see newRequestView
+	isRequest bool
+	request   any // instead of an event: see newRequestView, FollowUp.Ended
 }
 
 // payload is an event's data: value under ".data", or base64 under ".data_base64".
@@ -99,7 +100,7 @@ func (v *View) decode() payload {
 // at is the value at a path of names. Of JSON it reads no other value. The error
 // is a *noObjectError for a name in a value that has none.
 func (v *View) at(path []string) (any, error) {
-	if v.request != nil {
+	if v.isRequest {
 		return v.inRequest(path)
 	}
 	if err := v.check(); err != nil {
@@ -133,8 +134,8 @@ func isJSON(e *event.Event) bool {
 }
 
 // object is the whole event, built once, for expressions that are more than a path.
-func (v *View) object() (map[string]any, error) {
-	if v.request != nil {
+func (v *View) object() (any, error) {
+	if v.isRequest {
 		return v.request, nil
 	}
 	data, err := v.data()

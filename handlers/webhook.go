@@ -185,12 +185,12 @@ func newRequestView(header map[string][]string, body []byte) *View {
 	} else if utf8.Valid(body) {
 		request["body"] = string(body)
 	}
-	return &View{request: request}
+	return &View{request: request, isRequest: true}
 }
 
 // inRequest is at, for a request.
 func (v *View) inRequest(path []string) (any, error) {
-	value := any(v.request)
+	value := v.request
 	for _, name := range path {
 		switch members := value.(type) {
 		case nil:

@@ -704,7 +704,9 @@ func (a *App) correlate(ctx context.Context, r native.Receipt) (ingress.Correlat
 			try = entry.Record.Try
 		}
 	}
-	rec, err := a.bridge.Receipt(ctx, key, try, bridge.Receipt{UMID: r.UMID, BatchID: r.BatchID, State: r.State, At: r.Timestamp})
+	rec, err := a.bridge.Receipt(ctx, key, try, bridge.Receipt{
+		UMID: r.UMID, BatchID: r.BatchID, State: r.State, At: r.Timestamp, Outcome: r.Outcome.State, Final: r.Outcome.Final,
+	})
 	if errors.Is(err, bridge.ErrNotFound) {
 		return ingress.Correlation{}, nil // not ours, or longer ago than we remember
 	}

@@ -252,7 +252,7 @@ func (t *tracer) record(entry *bridge.Entry) {
 			p.Route, p.Action, p.Connection = cmp.Or(f.Name, rec.Route), f.Action, f.Connection
 		}
 	}
-	if rec.State == bridge.Waiting {
+	if rec.State == bridge.Waiting || rec.State == bridge.Following {
 		p.Why = string(rec.Why)
 		if !rec.NotBefore.IsZero() {
 			p.NotBefore = &rec.NotBefore
@@ -268,6 +268,13 @@ func (t *tracer) record(entry *bridge.Entry) {
 	switch {
 	case rec.State == bridge.Waiting:
 		step.At, step.What, step.Reason = entry.StoredAt, StepWaiting, p.Why
+		e.Steps = append(e.Steps, step)
+	case rec.State == bridge.Following:
+		step.At, step.What, step.State, step.ActionRunID, step.DurationMs = rec.ConcludedAt, StepWaiting, string(rec.State), rec.RunID, rec.DurationMs
+		step.Message = "for a receipt"
+		if f := rec.Follow; f.Action != "" {
+			step.Message = fmt.Sprintf("for %s, asked %d times", f.Action, f.Polls)
+		}
 		e.Steps = append(e.Steps, step)
 	case !rec.ConcludedAt.IsZero():
 		step.At, step.What, step.State, step.Reason, step.Message = rec.ConcludedAt, StepEnded, string(rec.State), p.Reason, rec.Message

@@ -60,6 +60,13 @@ func resultSchema() object {
 				"type": "object", "description": "how the texts were cut, and so what they cost",
 				"properties": object{"encoding": object{"type": "string", "enum": []string{"GSM7", "UCS2", "MIXED"}}, "smsCount": object{"type": "integer"}},
 			},
+			"followUp": object{
+				"type": "object", "description": "what came of it, where the route waits for that", "required": []string{"durationMs"},
+				"properties": object{
+					"action": text("what was polled"), "polls": object{"type": "integer"}, "receipt": text("the state that a delivery receipt reported"),
+					"durationMs": object{"type": "integer", "minimum": 0}, "output": object{"description": "the last answer"}, "outputTruncated": object{"type": "boolean"},
+				},
+			},
 			"error": object{
 				"type": "object", "description": "why there is no output; of a failure", "required": []string{"reason", "message", "retryable"},
 				"properties": object{

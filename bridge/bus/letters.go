@@ -73,9 +73,11 @@ var (
 	ErrOriginalGone = errors.New("the event was too large to be kept in the dead letter, and the message that the letter names is gone from its stream")
 )
 
-// MayBeSent says whether the event may have had its effect already.
-func (l *Letter) MayBeSent() bool {
-	return l.Reason == bridge.ReasonOutcomeUnknown || l.Reason == bridge.ReasonUnledgered || l.Unclear > 0
+// MayBeSent says whether the event may have had its effect already, or has.
+func (l *Letter) MayBeSent() bool { return mayBeSent(l.Reason) || l.Unclear > 0 }
+
+func mayBeSent(r bridge.Reason) bool {
+	return r == bridge.ReasonOutcomeUnknown || r == bridge.ReasonUnledgered || r == bridge.ReasonFollowUpFailed
 }
 
 // Replayable says why the letter cannot be replayed, or nil.
@@ -313,7 +315,7 @@ func (s *Letters) store(ctx context.Context, l *Letter, same []uint64, asked tim
 	decision := bridge.Decision{
 		Discard: discard, Reason: l.Reason, Action: l.Action, Connection: l.Connection, Unclear: l.Unclear, Letters: same, Asked: asked,
 	}
-	if l.Reason == bridge.ReasonOutcomeUnknown || l.Reason == bridge.ReasonUnledgered {
+	if mayBeSent(l.Reason) {
 		decision.Unclear++
 	}
 	facts, err := json.Marshal(aside{

@@ -48,28 +48,46 @@ func (l *Ledger) NoteReceipt(ctx context.Context, key bridge.Key, try string, r 
 	if err != nil {
 		return err
 	}
-	return l.create(ctx, receiptToken+"."+string(key)+"."+try, body, l.o.Retention)
+	w := writes.Get().(*write)
+	defer writes.Put(w)
+	for rev := uint64(0); ; {
+		_, err := l.put(ctx, w, receiptToken+"."+string(key)+"."+try, body, rev, l.o.Retention)
+		if !errors.Is(err, bridge.ErrConflict) {
+			return err
+		}
+		var was bridge.Receipt
+		was, rev, err = l.receipt(ctx, key, try)
+		if err != nil && !errors.Is(err, bridge.ErrNotFound) || err == nil && !r.After(was) {
+			return err
+		}
+	}
 }
 
 // ReceiptOf implements bridge.Ledger.
 func (l *Ledger) ReceiptOf(ctx context.Context, key bridge.Key, try string) (bridge.Receipt, error) {
-	var r bridge.Receipt
 	if try == "" {
-		return r, bridge.ErrNotFound
+		return bridge.Receipt{}, bridge.ErrNotFound
 	}
+	r, _, err := l.receipt(ctx, key, try)
+	return r, err
+}
+
+// receipt reads a receipt and its revision.
+func (l *Ledger) receipt(ctx context.Context, key bridge.Key, try string) (bridge.Receipt, uint64, error) {
+	var r bridge.Receipt
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	m, err := l.stream.GetLastMsgForSubject(ctx, l.receiptSubject(key, try))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return r, bridge.ErrNotFound
+		return r, 0, bridge.ErrNotFound
 	}
 	if err != nil {
-		return r, fmt.Errorf("read the ledger: %w", err)
+		return r, 0, fmt.Errorf("read the ledger: %w", err)
 	}
 	if err := json.Unmarshal(m.Data, &r); err != nil {
-		return r, fmt.Errorf("the ledger's receipt of %s cannot be read: %w", key, err)
+		return r, 0, fmt.Errorf("the ledger's receipt of %s cannot be read: %w", key, err)
 	}
-	return r, nil
+	return r, m.Sequence, nil
 }
 
 // noteUnknown puts a record on the list of Unknowns before it becomes unknown,

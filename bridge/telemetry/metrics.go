@@ -185,7 +185,7 @@ func copied[K comparable, V any](from map[K]V) map[K]V {
 }
 
 // waitsFor are the reasons that make a pair wait; "" is an outage.
-var waitsFor = []bridge.Reason{"", bridge.ReasonUnauthorized, bridge.ReasonActionMissing, bridge.ReasonNotReady, bridge.ReasonOutcomeUnknown, bridge.WhyBusy}
+var waitsFor = []bridge.Reason{"", bridge.ReasonUnauthorized, bridge.ReasonActionMissing, bridge.ReasonNotReady, bridge.ReasonOutcomeUnknown, bridge.WhyBusy, bridge.WhyFollowing}
 
 // runKinds are how a run ends.
 var runKinds = []string{

@@ -127,8 +127,8 @@ route of its letter: single ones by their ids, or all that the filters take. A
 letter is gone at once; if its replay fails, that is a new letter. Replayed twice,
 or by two people at once, it is sent once.
 
-An event that may have been sent already (outcome_unknown, unledgered) may arrive
-twice. Before such a replay the bridge looks for evidence once more: an outcome
+An event that may have been sent already (outcome_unknown, unledgered), or has
+been (follow_up_failed), may arrive twice. Before such a replay the bridge looks for evidence once more: an outcome
 that became known is published, and nothing is sent. Filters leave these letters
 out unless --include-unknown is given.`,
 		Example: `  bridge8x8 dead replay 17
@@ -569,6 +569,9 @@ func (p *page) choice(f *app.LetterFile) {
 		p.text("  Nobody knows whether it was sent. If the action has come about where it shows\n" +
 			"  (at the recipient, or in 8x8's own log), discard the letter.\n")
 		p.text("  bridge8x8 dead replay %d    looks for evidence once more; without any it is sent, maybe for the second time\n", f.ID)
+	case f.Reason == bridge.ReasonFollowUpFailed:
+		p.text("  Its action has run; what the route waits for did not come about.\n")
+		p.text("  bridge8x8 dead replay %d    runs the action once more\n", f.ID)
 	case f.MayBeSent():
 		p.text("  It may have been sent already.\n")
 		p.text("  bridge8x8 dead replay %d    sends it, maybe for the second time\n", f.ID)

@@ -16,7 +16,7 @@ import (
 
 func newSandbox() *cobra.Command {
 	var addr, webhook, authorization string
-	var latency, build, tokenLife time.Duration
+	var latency, build, tokenLife, receipts time.Duration
 	cmd := &cobra.Command{
 		Use: "sandbox", Short: "Membrane and 8x8 pretended over HTTP", Args: noArgs,
 		Long: `Runs the sandbox alone: Membrane and 8x8 pretended over HTTP. It sends nothing to
@@ -40,7 +40,7 @@ anybody and counts every effect.
 			if err != nil {
 				return err
 			}
-			options := sandbox.Options{WebhookURL: webhook, WebhookAuthorization: authorization, Logger: log, BuildDelay: build, TokenLife: tokenLife}
+			options := sandbox.Options{WebhookURL: webhook, WebhookAuthorization: authorization, Logger: log, BuildDelay: build, TokenLife: tokenLife, ReceiptDelay: receipts}
 			if latency > 0 {
 				options.Latency = func() time.Duration { return latency }
 			}
@@ -59,6 +59,7 @@ anybody and counts every effect.
 	f.StringVar(&webhook, "webhook", "", "`URL` that receipts and inbound messages are posted to")
 	f.StringVar(&authorization, "webhook-authorization", "", "Authorization header of those posts")
 	f.DurationVar(&latency, "latency", 0, "how long each run takes")
+	f.DurationVar(&receipts, "receipt-delay", 100*time.Millisecond, "time between two states of a message, and of a log export")
 	f.DurationVar(&build, "build-delay", 100*time.Millisecond, "how long an action or a connection is BUILDING")
 	f.DurationVar(&tokenLife, "token-life", time.Hour, "how long an access token of bridge8x8 login is good")
 	return cmd

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 )
 
 //go:embed schema/*.json
@@ -87,6 +88,7 @@ func builtinActions() []Action {
 			Description: "Reads what became of a text message. 8x8 allows one call a second: prefer delivery receipts.",
 			Safe:        true,
 			OneCall:     true,
+			Gap:         time.Second, // for each sub-account. source: 8x8 sms_api.json
 			Check:       checkAnswer,
 		},
 		{

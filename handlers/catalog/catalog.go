@@ -8,6 +8,7 @@ package catalog
 
 import (
 	"encoding/json"
+	"time"
 )
 
 // Action is one thing that can be run at 8x8 through Membrane.
@@ -25,6 +26,9 @@ type Action struct {
 	// OneCall says that the action makes one call to 8x8, so that a refusal wrapped
 	// in an action_run error means that nothing happened.
 	OneCall bool
+	// Gap is the least time between two calls that 8x8 allows; zero if it says nothing
+	// that a bridge could come near.
+	Gap time.Duration
 	// Reference is the input field that carries our reference to 8x8 and back.
 	Reference Reference
 	// Check reads the output of an HTTP 200 (nil: every 200 with JSON is a success).
