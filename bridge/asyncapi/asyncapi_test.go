@@ -6,12 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/bridge8x8/bridge8x8/bridge"
 	"github.com/bridge8x8/bridge8x8/bridge/asyncapi"
 	"github.com/bridge8x8/bridge8x8/config"
 	"github.com/bridge8x8/bridge8x8/handlers"
@@ -269,5 +271,31 @@ func TestShapedSchemas(t *testing.T) {
 		if err := valid(t, fits(t, doc, test.message), head+test.rest); (err == nil) != test.fits {
 			t.Errorf("%s: %s: %v", test.message, test.rest, err)
 		}
+	}
+}
+
+// The schema of a result names what a result has, and nothing else.
+func TestResultSchema(t *testing.T) {
+	t.Parallel()
+	var d struct {
+		Components struct {
+			Schemas struct {
+				Result struct{ Properties map[string]any }
+			}
+		}
+	}
+	if err := json.Unmarshal(describe(t, nil, config.Sample()), &d); err != nil {
+		t.Fatal(err)
+	}
+	named := d.Components.Schemas.Result.Properties
+	for field := range reflect.TypeFor[bridge.ResultData]().Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if named[name] == nil {
+			t.Errorf("the schema does not name %s", name)
+		}
+		delete(named, name)
+	}
+	if len(named) > 0 {
+		t.Errorf("no result has %v", named)
 	}
 }
