@@ -156,6 +156,9 @@ func (r *Record) AppendJSON(dst []byte) []byte {
 	if len(r.Details) > 0 {
 		o.value("details", r.Details)
 	}
+	if r.Shape != nil {
+		o.value("shape", r.Shape)
+	}
 	if r.Follow != nil {
 		o.value("follow", r.Follow)
 	}
@@ -200,5 +203,6 @@ func (d *ResultData) appendJSON(dst []byte) []byte {
 	if d.Error != nil {
 		o.value("error", d.Error)
 	}
+	o.text("unshaped", d.Unshaped)
 	return append(o.b, '}')
 }

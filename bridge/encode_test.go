@@ -100,6 +100,13 @@ func (d dice) sms() *catalog.SMS {
 	return &catalog.SMS{Encoding: d.text(), SMSCount: d.number()}
 }
 
+func (d dice) shape() *Shape {
+	if d.flag() {
+		return nil
+	}
+	return &Shape{Type: d.text(), Subject: d.text(), Data: d.raw(), Failed: d.text()}
+}
+
 func (d dice) record() Record {
 	r := Record{
 		Version: d.number(), State: State(d.text()), Content: d.text(),
@@ -109,7 +116,7 @@ func (d dice) record() Record {
 		},
 		Route: d.text(), Replay: d.number(), Routes: []Frozen{}, Try: d.text(), Attempts: d.number(), ClaimedAt: d.time(),
 		NotBefore: d.time(), Why: Reason(d.text()), Unclear: d.number(), ConcludedAt: d.time(), RunID: d.text(), DurationMs: int64(d.number()),
-		Output: d.raw(), OutputTruncated: d.flag(), SMS: d.sms(), Reason: Reason(d.text()), Message: d.text(), Details: d.members(3), Decided: d.flag(), Published: d.flag(),
+		Output: d.raw(), OutputTruncated: d.flag(), SMS: d.sms(), Reason: Reason(d.text()), Message: d.text(), Details: d.members(3), Shape: d.shape(), Decided: d.flag(), Published: d.flag(),
 	}
 	for range d.Intn(4) {
 		r.Routes = append(r.Routes, Frozen{

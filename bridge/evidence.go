@@ -193,9 +193,13 @@ func (b *Bridge) proclaim(ctx context.Context, p *pair) error {
 var errEvidence = errors.New("an outcome that became known cannot be recorded or published just now")
 
 // original gets the event of a recalled pair back from its dead letter, where a
-// new letter will need it.
+// new letter will need it, or the shape of its result.
 func (b *Bridge) original(ctx context.Context, p *pair, end State) error {
-	if end != Failed {
+	wanted := end == Failed
+	if !wanted && p.handler != nil && p.rec.State == UnknownSt {
+		_, wanted = p.handler.ShapesResult(true)
+	}
+	if !wanted {
 		return nil
 	}
 	_, err := b.regain(ctx, p) // if there is none, a person has it: a letter about it is nobody's business any more
@@ -215,6 +219,9 @@ func (b *Bridge) regain(ctx context.Context, p *pair) (found bool, err error) {
 		d.Stored = p.e.d.Stored
 	}
 	p.e.d, p.e.recalled = d, false
+	if e, err := b.decode(d); err == nil && e.content == p.e.content {
+		p.e.view, p.e.whole = e.view, true
+	}
 	return true, nil
 }
 

@@ -293,6 +293,8 @@ type occurrence struct {
 	view    func() *handlers.View
 	// recalled says that only the record was at hand, not the event itself.
 	recalled bool
+	// whole says that view shows the event with its data.
+	whole bool
 }
 
 // decode reads the event of a delivery. One whose attributes no record could
@@ -313,7 +315,7 @@ func (b *Bridge) decode(d *Delivery) (*occurrence, error) {
 }
 
 func (b *Bridge) newEvent(d *Delivery, ev *cloudevent.Event) *occurrence {
-	e := &occurrence{d: d, event: ev, hash: EventHash(ev.RawSource, ev.RawID), content: contentHash(ev), cause: newCause(ev)}
+	e := &occurrence{d: d, event: ev, hash: EventHash(ev.RawSource, ev.RawID), content: contentHash(ev), cause: newCause(ev), whole: true}
 	if v, ok := ev.Extensions()["expirytime"]; ok {
 		if t, err := types.ToTime(v); err == nil {
 			e.expires = t

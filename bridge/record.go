@@ -106,6 +106,10 @@ type Record struct {
 	Reason          Reason          `json:"reason,omitempty"`
 	Message         string          `json:"message,omitempty"`
 	Details         map[string]any  `json:"details,omitempty"`
+	// Shape is how the result event looks, where its route says so. It is made once,
+	// with the outcome: a result that is published again is the same event, whatever
+	// the configuration says by then, and whether or not the cause is still at hand.
+	Shape *Shape `json:"shape,omitempty"`
 	// Follow is what came of a success; nil where nothing is awaited.
 	Follow *Follow `json:"follow,omitempty"`
 	// Overturned says that the record was unknown before: a dead letter has to go (rule R6).
@@ -115,6 +119,15 @@ type Record struct {
 	Decided bool `json:"decided,omitempty"`
 	// Published says that the result went out a second time (rule R18).
 	Published bool `json:"published,omitempty"`
+}
+
+// Shape is what a result event has in place of the standard; what is empty stays.
+type Shape struct {
+	Type    string          `json:"type,omitempty"`
+	Subject string          `json:"subject,omitempty"`
+	Data    json.RawMessage `json:"data,omitempty"`
+	// Failed is why there is none although the route wants one.
+	Failed string `json:"failed,omitempty"`
 }
 
 // Cause is the event that a record, a result and a dead letter are about.

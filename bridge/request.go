@@ -105,7 +105,13 @@ func (b *Bridge) ask(ctx context.Context, a Ask) {
 		b.refuse(a, ReasonMalformed, fmt.Sprintf("its attributes are larger than %d KiB in all", maxCause>>10))
 		return
 	}
+	patience, err := a.patience(b.RunLimit)
+	if err != nil {
+		b.refuse(a, ReasonMalformed, err.Error())
+		return
+	}
 	input, err := b.input(p)
+	late := func() bool { return false }
 	switch {
 	case err != nil: // nothing was accepted yet, so nothing needs to be recorded
 		reason := inputReason(err)
@@ -114,17 +120,25 @@ func (b *Bridge) ask(ctx context.Context, a Ask) {
 		}
 		p.rec = p.failed(reason, err.Error(), nil)
 	case h.Action.Safe:
+		late = b.hurry(ctx, a, p, patience, false)
 		p.rec = b.runAtOnce(ctx, p, input)
 	default:
 		if failed := b.storeRequest(ctx, a, m); failed != nil {
 			p.rec = p.failed(failed.Reason, failed.Message, nil)
 			break
 		}
+		b.hurry(ctx, a, p, patience, true)
 		return // who ends it replies
 	}
 	p.rec.ConcludedAt = b.Now().UTC()
 	b.Observer.Ended(p.routeName(), p.action(), p.rec.State, p.rec.Reason, b.Now().Sub(e.d.Stored))
-	b.reply(a.ReplyTo, p, string(p.key)+"."+cmp.Or(p.rec.Try, newTry()))
+	id := string(p.key) + "." + cmp.Or(p.rec.Try, newTry())
+	if late() { // who asked may have gone by now
+		if err := b.Outbox.Result(ctx, renamed(b.result(p), id)); err != nil {
+			b.Observer.Trouble("the result of a request that was not waited for cannot be published", "action", p.action(), "error", err)
+		}
+	}
+	b.reply(a.ReplyTo, p, id)
 }
 
 func (b *Bridge) storeRequest(ctx context.Context, a Ask, m cloudevent.Message) *Failure {
@@ -278,11 +292,7 @@ func (b *Bridge) unanswered(e *occurrence) {
 }
 
 func (b *Bridge) reply(to string, p *pair, id string) {
-	r := b.result(p)
-	r.ID = id
-	if i := slices.IndexFunc(r.Event.Attributes, func(a cloudevent.Attribute) bool { return a.Name == "id" }); i >= 0 {
-		r.Event.Attributes[i].Value = id
-	}
+	r := renamed(b.result(p), id)
 	var failure *ResultError
 	if p.rec.State == Failed {
 		failure = &ResultError{Reason: p.rec.Reason, Message: p.rec.Message, Retryable: retryable[p.rec.Reason]}
@@ -290,4 +300,13 @@ func (b *Bridge) reply(to string, p *pair, id string) {
 	if err := b.Requests.Reply(to, r, failure); err != nil {
 		b.Observer.Trouble("a request could not be answered", "action", p.action(), "error", err)
 	}
+}
+
+// renamed is a result under another id.
+func renamed(r Result, id string) Result {
+	r.ID = id
+	if i := slices.IndexFunc(r.Event.Attributes, func(a cloudevent.Attribute) bool { return a.Name == "id" }); i >= 0 {
+		r.Event.Attributes[i].Value = id
+	}
+	return r
 }

@@ -151,6 +151,7 @@ func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Recor
 	if rec.State == Following {
 		rec.NotBefore = rec.ConcludedAt.Add(p.handler.Then.Initial)
 	}
+	b.shape(e, p, &rec)
 	for {
 		rec.Overturned = p.rec.State == UnknownSt || p.rec.State == Following && p.rec.Overturned
 		before := p.rev

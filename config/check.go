@@ -10,13 +10,6 @@ import (
 // wrong together: sources that would take in the bridge's own traffic.
 func Check(e *Env, f *File) Problems {
 	var problems Problems
-	if e.Bridge.SinkURL != "" {
-		problems = append(problems, Problem{
-			Level: LevelError, Code: "sink-unsupported",
-			Msg:  "BRIDGE_SINK_URL (or K_SINK) is set, and this version does not post results to a sink",
-			Hint: "unset it, and consume " + e.Bridge.Prefix + ".results.>",
-		})
-	}
 	problems = append(problems, checkClients(e, f)...)
 	own := strings.ToUpper(e.Bridge.Prefix)
 	// Results are not among them: one route may react to the outcome of another.

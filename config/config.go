@@ -119,8 +119,18 @@ type Route struct {
 	RepliesPos Pos
 	AtMost     AtMost
 	// Then is what the route waits for once its action has run; nil for nothing.
-	Then  *Then
-	Tests []RouteTest
+	Then *Then
+	// Result shapes the events of successes, ResultFailed those of failures; nil
+	// leaves them as they are.
+	Result, ResultFailed *ResultShape
+	Tests                []RouteTest
+}
+
+// ResultShape is what a result event gets in place of what it has: texts and a
+// tree that may hold ${ jq }. A part of KindNone stays as it is.
+type ResultShape struct {
+	Pos                 Pos
+	Type, Subject, Data Value
 }
 
 // AtMost is how often a route may run. Times is zero if it says nothing.

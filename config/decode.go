@@ -213,7 +213,7 @@ func (d *decoder) route(v Value, at string) {
 	if name, ok := v.at("name").Scalar.(string); ok && entryName.MatchString(name) {
 		at = fmt.Sprintf("route %q", name)
 	}
-	o := d.object(v, at, "name", "formerly", "on", "filters", "run", "request", "connection", "input", "ttl", "retry", "on_unknown", "proxy_forwards", "replies", "at_most", "then", "tests")
+	o := d.object(v, at, "name", "formerly", "on", "filters", "run", "request", "connection", "input", "ttl", "retry", "on_unknown", "proxy_forwards", "replies", "at_most", "then", "result", "tests")
 	if v.Kind != KindMap {
 		return
 	}
@@ -275,6 +275,7 @@ func (d *decoder) route(v Value, at string) {
 	}
 	d.atMost(&r.AtMost, o)
 	r.Then = d.then(o)
+	d.result(&r, o)
 	for i, test := range d.items(o, "tests") {
 		d.test(&r, test, fmt.Sprintf("tests[%d]", i))
 	}

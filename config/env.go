@@ -65,7 +65,12 @@ type BridgeEnv struct {
 	Retention   time.Duration `env:"BRIDGE_RETENTION" envDefault:"72h" doc:"how long final ledger records are kept; our streams keep events for less"`
 	Commands    bool          `env:"BRIDGE_COMMANDS" envDefault:"false" doc:"accept commands: events of type com.8x8.run.<action key>, whose data is the action's input, and requests on bridge.run.<action key>"`
 	// SinkURL is BRIDGE_SINK_URL, or else K_SINK.
-	SinkURL string `env:"BRIDGE_SINK_URL" doc:"not supported yet, and refused"`
+	SinkURL string `env:"BRIDGE_SINK_URL" doc:"http or https address that results and 8x8's events are posted to as well, as CloudEvents"`
+	// SinkToken is sent to the sink as a bearer token.
+	SinkToken    Secret `env:"BRIDGE_SINK_TOKEN" doc:"bearer token that is shown to the sink"`
+	SinkEncoding string `env:"BRIDGE_SINK_ENCODING" envDefault:"binary" doc:"content mode of the CloudEvents that are posted to the sink: binary or structured"`
+	// SinkExtensions are the extensions of K_CE_OVERRIDES.
+	SinkExtensions map[string]string
 
 	// HTTPTokens are BRIDGE_HTTP_TOKEN and BRIDGE_HTTP_TOKEN_2, those that are set:
 	// the bearer tokens that POST /events accepts.
@@ -115,6 +120,7 @@ type variables struct {
 	Bridge   BridgeEnv
 	Extra    struct {
 		KSink       string   `env:"K_SINK" doc:"the same as BRIDGE_SINK_URL, as Knative's SinkBinding sets it"`
+		Overrides   string   `env:"K_CE_OVERRIDES" doc:"extensions that every event gets on its way to the sink, as Knative's SinkBinding sets them: {\"extensions\": {\"name\": \"value\"}}"`
 		HTTPToken   Secret   `env:"BRIDGE_HTTP_TOKEN" doc:"bearer token that POST /events accepts"`
 		HTTPProxies []string `env:"BRIDGE_HTTP_PROXIES" doc:"addresses and networks of proxies whose X-Forwarded-For is believed, separated by commas"`
 		HTTPToken2  Secret   `env:"BRIDGE_HTTP_TOKEN_2" doc:"second bearer token, so that one can be rotated"`

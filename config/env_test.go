@@ -30,7 +30,7 @@ func TestEnvDefaults(t *testing.T) {
 		NATS:     config.NATSEnv{URL: "nats://127.0.0.1:4222"},
 		Membrane: config.MembraneEnv{APIURL: "https://api.getmembrane.com", RunLimit: time.Minute},
 		Bridge: config.BridgeEnv{
-			Name: "bridge8x8", Config: "bridge.yaml", DataDir: "./data", Prefix: "bridge",
+			Name: "bridge8x8", Config: "bridge.yaml", DataDir: "./data", Prefix: "bridge", SinkEncoding: "binary",
 			HTTPAddr: "127.0.0.1:8080", AdminAddr: "127.0.0.1:9090", Concurrency: 64,
 			AckWait: 30 * time.Second, Grace: 25 * time.Second, Replicas: 1, Retention: 72 * time.Hour,
 			ClientRate: 60000, Connections: 256,
@@ -53,7 +53,8 @@ func TestEnvEverything(t *testing.T) {
 		"BRIDGE_NAME": "eu-1", "BRIDGE_CONFIG": "x.yaml", "BRIDGE_DATA_DIR": "/data", "BRIDGE_PREFIX": "b_2-x",
 		"BRIDGE_HTTP_ADDR": ":80", "BRIDGE_ADMIN_ADDR": "[::1]:90",
 		"BRIDGE_CONCURRENCY": "4096", "BRIDGE_ACK_WAIT": "1s", "BRIDGE_GRACE": "0s", "BRIDGE_REPLICAS": "3",
-		"BRIDGE_RETENTION": "7d", "BRIDGE_COMMANDS": "true", "K_SINK": "http://sink.example.com/x",
+		"BRIDGE_RETENTION": "7d", "BRIDGE_COMMANDS": "true", "K_SINK": "https://sink.example.com/x", "BRIDGE_SINK_TOKEN": "st",
+		"BRIDGE_SINK_ENCODING": "structured", "K_CE_OVERRIDES": `{"extensions":{"tier":"gold"},"other":1}`,
 		"BRIDGE_HTTP_TOKEN_2": "two", "BRIDGE_ALLOW_UNAUTHENTICATED": "1", "BRIDGE_HTTP_ORIGINS": "a.example.com, *,",
 		"BRIDGE_HTTP_RATE": "600", "BRIDGE_MAX_EVENT": "65536", "BRIDGE_WEBHOOK_SECRET": "ws",
 		"BRIDGE_WEBHOOK_AUTHORIZATION": "Bearer wa", "BRIDGE_ENCODING": "binary", "LOG_LEVEL": "DEBUG", "LOG_FORMAT": "json",
@@ -73,7 +74,7 @@ func TestEnvEverything(t *testing.T) {
 		Bridge: config.BridgeEnv{
 			Name: "eu-1", Config: "x.yaml", DataDir: "/data", Prefix: "b_2-x", HTTPAddr: ":80", AdminAddr: "[::1]:90",
 			Concurrency: 4096, AckWait: time.Second, Replicas: 3, Retention: 7 * 24 * time.Hour, Commands: true,
-			SinkURL: "http://sink.example.com/x", HTTPTokens: []config.Secret{"two"}, AllowUnauthenticated: true,
+			SinkURL: "https://sink.example.com/x", SinkToken: "st", SinkEncoding: "structured", SinkExtensions: map[string]string{"tier": "gold"}, HTTPTokens: []config.Secret{"two"}, AllowUnauthenticated: true,
 			HTTPOrigins: []string{"a.example.com", "*"}, HTTPRate: 600, ClientRate: 60000, Connections: 256, MaxEvent: 65536,
 			WebhookSecret: "ws", WebhookAuth: "Bearer wa", Encoding: "binary",
 		},
@@ -135,6 +136,17 @@ func TestEnvProblems(t *testing.T) {
 		{"both on any port", map[string]string{"BRIDGE_ADMIN_ADDR": "127.0.0.1:0", "BRIDGE_HTTP_ADDR": "127.0.0.1:0"}, ``},
 		{"nats address without server", map[string]string{"BRIDGE_NATS_ADDR": "127.0.0.1:4222"}, `warning: BRIDGE_NATS_ADDR has no effect, since NATS_URL is not embedded (no-effect)`},
 		{"http sink", map[string]string{"BRIDGE_SINK_URL": "ftp://sink.example.com"}, `error: BRIDGE_SINK_URL is "ftp://sink.example.com", which is no http or https address (bad-url)`},
+		{"sink with a user", map[string]string{"BRIDGE_SINK_URL": "https://me:hidden@sink.example.com"}, `error: BRIDGE_SINK_URL holds a user or a password (bad-url)`},
+		{"sink with a fragment", map[string]string{"K_SINK": "https://sink.example.com/#x"}, `error: K_SINK holds a fragment (#…), which is never sent (bad-url)`},
+		{"sink token in clear", map[string]string{"BRIDGE_SINK_URL": "http://sink.example.com", "BRIDGE_SINK_TOKEN": "hidden"}, `warning: BRIDGE_SINK_URL is a http address, so BRIDGE_SINK_TOKEN can be read on the way (token-in-clear)`},
+		{"sink token on this machine", map[string]string{"BRIDGE_SINK_URL": "http://127.0.0.1", "BRIDGE_SINK_TOKEN": "hidden"}, ``},
+		{"no sink", map[string]string{"BRIDGE_SINK_TOKEN": "hidden"}, `warning: BRIDGE_SINK_TOKEN or K_CE_OVERRIDES has no effect, since there is no sink (no-effect)`},
+		{"sink encoding", map[string]string{"BRIDGE_SINK_ENCODING": "bin"}, `error: BRIDGE_SINK_ENCODING is "bin", and must be binary or structured (bad-value)`},
+		{"overrides are no JSON", map[string]string{"K_SINK": "http://a", "K_CE_OVERRIDES": "tier=gold"}, `error: K_CE_OVERRIDES is no JSON object with texts under extensions (bad-value)`},
+		{"overrides are no texts", map[string]string{"K_SINK": "http://a", "K_CE_OVERRIDES": `{"extensions":{"tier":1}}`}, `error: K_CE_OVERRIDES is no JSON object with texts under extensions (bad-value)`},
+		{"overrides of an attribute", map[string]string{"K_SINK": "http://a", "K_CE_OVERRIDES": `{"extensions":{"source":"x"}}`}, `error: K_CE_OVERRIDES sets "source", which is no extension (bad-value)`},
+		{"overrides of no name", map[string]string{"K_SINK": "http://a", "K_CE_OVERRIDES": `{"extensions":{"My-Tier":"x"}}`}, `error: K_CE_OVERRIDES sets "My-Tier", which cannot be the name of an extension (bad-value)`},
+		{"overrides without a value", map[string]string{"K_SINK": "http://a", "K_CE_OVERRIDES": `{"extensions":{"tier":""}}`}, `error: K_CE_OVERRIDES sets "tier" to a text that is empty or holds control characters (bad-value)`},
 		{"knative sink", map[string]string{"K_SINK": "sink.example.com"}, `error: K_SINK is "sink.example.com", which is no http or https address (bad-url)`},
 		{"two sinks", map[string]string{"K_SINK": "http://a.example.com", "BRIDGE_SINK_URL": "http://b.example.com"}, `warning: K_SINK is not used, since BRIDGE_SINK_URL is set as well (set-twice)`},
 		{"url with password", map[string]string{"BRIDGE_SINK_URL": "//me:hidden@sink.example.com?key=hidden"}, `error: BRIDGE_SINK_URL is "<secret>@sink.example.com", which is no http or https address (bad-url)`},
@@ -404,7 +416,7 @@ func TestEnvReference(t *testing.T) {
 	}
 	want := []string{
 		"NATS_TOKEN", "NATS_PASSWORD", "MEMBRANE_TOKEN", "MEMBRANE_WORKSPACE_SECRET",
-		"BRIDGE_WEBHOOK_SECRET", "BRIDGE_WEBHOOK_AUTHORIZATION", "BRIDGE_HTTP_TOKEN", "BRIDGE_HTTP_TOKEN_2",
+		"BRIDGE_SINK_TOKEN", "BRIDGE_WEBHOOK_SECRET", "BRIDGE_WEBHOOK_AUTHORIZATION", "BRIDGE_HTTP_TOKEN", "BRIDGE_HTTP_TOKEN_2",
 	}
 	if diff := cmp.Diff(want, secrets); diff != "" {
 		t.Errorf("secrets (-want +got):\n%s", diff)

@@ -241,6 +241,7 @@ func (l *envLoader) fold(v *variables) {
 			v.Bridge.HTTPTokens = append(v.Bridge.HTTPTokens, token)
 		}
 	}
+	v.Bridge.SinkExtensions = l.overrides(v.Extra.Overrides)
 	var origins []string
 	for _, origin := range v.Bridge.HTTPOrigins {
 		if origin = strings.TrimSpace(origin); origin != "" {
@@ -431,8 +432,11 @@ func (l *envLoader) checkBridge(e *Env) {
 		if l.environ[name] == "" {
 			name = "K_SINK"
 		}
-		l.checkHTTPURL(name, b.SinkURL)
+		l.checkSink(name, b)
+	} else if b.SinkToken != "" || len(b.SinkExtensions) > 0 {
+		l.warn("BRIDGE_SINK_TOKEN or K_CE_OVERRIDES", "no-effect", "set BRIDGE_SINK_URL, or leave it out", "has no effect, since there is no sink")
 	}
+	l.checkChoice("BRIDGE_SINK_ENCODING", b.SinkEncoding, "binary", "structured")
 	if !l.broken["BRIDGE_HTTP_RATE"] && b.HTTPRate < 0 {
 		l.fail("BRIDGE_HTTP_RATE", "bad-value", "write 0 for any rate", "is %d, less than nothing", b.HTTPRate)
 	}

@@ -34,18 +34,3 @@ func TestReadmeTable(t *testing.T) {
 		t.Errorf("README.md differs from the code (-code +README):\n%s", diff)
 	}
 }
-
-// A setting that would be ignored is refused instead.
-func TestSinkIsRefused(t *testing.T) {
-	t.Parallel()
-	for _, name := range []string{"BRIDGE_SINK_URL", "K_SINK"} {
-		env, problems := LoadEnv(map[string]string{name: "http://127.0.0.1:9/"})
-		if problems.Errors() {
-			t.Fatal(problems)
-		}
-		got := Check(&env, &File{})
-		if len(got) != 1 || got[0].Code != "sink-unsupported" || got[0].Level != LevelError {
-			t.Errorf("%s: %v", name, got)
-		}
-	}
-}

@@ -378,16 +378,16 @@ func TestKnative(t *testing.T) {
 	if to := triggers[0].Spec.Subscriber; to.URI != "/events" || to.Ref.Kind != "Service" || to.Ref.Name != "bridge8x8" {
 		t.Errorf("the trigger posts to %+v", to)
 	}
-	// As the comment says: a token cannot be shown, and K_SINK is refused.
+	// As the comment says: a token cannot be shown, and a SinkBinding makes it a source.
 	env := map[string]string{
 		"BRIDGE_CONFIG": "kubernetes/base/bridge.yaml", "BRIDGE_HTTP_ADDR": ":8080", "BRIDGE_ALLOW_UNAUTHENTICATED": "true", "MEMBRANE_TOKEN": "pat-sandbox",
 	}
 	if out, err := command(t, env, program, "check"); err != nil {
 		t.Errorf("without a token: %v\n%s", err, out)
 	}
-	env["K_SINK"] = "http://broker.example"
-	if out, err := command(t, env, program, "check"); err == nil || !strings.Contains(out, "K_SINK") {
-		t.Errorf("K_SINK is said to be refused, and is not: %v\n%s", err, out)
+	env["K_SINK"], env["K_CE_OVERRIDES"] = "http://broker.example", `{"extensions":{"origin":"bridge8x8"}}`
+	if out, err := command(t, env, program, "check"); err != nil {
+		t.Errorf("with a sink: %v\n%s", err, out)
 	}
 }
 

@@ -43,6 +43,7 @@ type compiled struct {
 	input   *template // nil in the built-in route
 	place   Place     // without the tenant, if tenant is set
 	tenant  *template // set if the tenant depends on the event
+	result  [2]*shape // of failures and of successes; nil leaves them as they are
 	missing *ActionMissingError
 	inline  bool // input is an inline request
 }
@@ -136,6 +137,7 @@ func (c *compiler) handler(r *config.Route) *Handler {
 	}
 	c.replies(h, r)
 	h.AtMost = c.atMost(r)
+	h.result = [2]*shape{c.shape(r.ResultFailed), c.shape(r.Result)}
 	known := len(c.problems)
 	h.input = c.template(config.Value{Pos: r.Input.Pos, Kind: config.KindMap, Map: r.Input.Map}, "input", "")
 	if h.Action != nil && len(c.problems) == known {

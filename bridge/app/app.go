@@ -79,6 +79,7 @@ type App struct {
 	conn   *bus.Conn
 	names  bus.Names
 	outbox *bus.Outbox
+	sink   *outlet // nil without a sink
 	ledger atomic.Pointer[ledger.Ledger]
 	bridge *bridge.Bridge
 
@@ -157,6 +158,10 @@ func New(o Options) (*App, error) {
 		return nil, err
 	}
 	a.outbox = bus.NewOutbox(a.conn, a.names, cloudevent.Mode(o.Env.Bridge.Encoding))
+	if a.sink, err = a.newOutlet(); err != nil {
+		a.unlisten()
+		return nil, err
+	}
 	return a, nil
 }
 
@@ -257,6 +262,9 @@ func (a *App) unlisten() {
 	}
 	if a.conn != nil {
 		a.conn.Close()
+	}
+	if a.sink != nil {
+		a.sink.Close()
 	}
 	if a.server != nil {
 		a.server.Stop()
@@ -396,6 +404,12 @@ func (a *App) assemble(ctx, life context.Context, background *sync.WaitGroup) er
 	background.Go(func() { l.Watch(life) })
 	background.Go(func() { a.bridge.Run(life) })
 	background.Go(func() { a.discover(life) })
+	if a.sink != nil { // before anything is taken whose outcome it is to have
+		if err := a.persist(ctx, func(ctx context.Context) error { return a.takeForSink(ctx, life) }); err != nil {
+			return err
+		}
+		background.Go(func() { a.watchSink(life) })
+	}
 	if err := a.persist(ctx, func(ctx context.Context) error { return a.take(ctx, life) }); err != nil {
 		return err
 	}
@@ -656,6 +670,7 @@ func (a *App) stop(stopHTTP func()) {
 		a.unlistenRequests() // other replicas get them from now on
 	}
 	a.bridge.Drain()
+	a.sink.stop()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var quiet sync.WaitGroup
@@ -693,7 +708,7 @@ func (a *App) serve() (stop func(), failed chan error, err error) {
 	if a.admin != nil {
 		s := admin.NewServer(admin.New(admin.Options{
 			Version: a.o.Version, Metrics: a.metrics.Handler(),
-			Checks: []admin.Check{
+			Checks: a.checkSink([]admin.Check{
 				{Name: "started", Func: func(context.Context) error { return a.notStarted() }},
 				{Name: "nats", Func: func(ctx context.Context) error {
 					if a.server != nil {
@@ -726,7 +741,7 @@ func (a *App) serve() (stop func(), failed chan error, err error) {
 					}
 					return nil
 				}},
-			},
+			}),
 		}), a.log)
 		servers = append(servers, s)
 		go func() { failed <- s.Serve(a.admin) }()

@@ -119,6 +119,9 @@ func (c *Client) Send(ctx context.Context, e cloudevent.Event) error {
 type Seen struct {
 	What  What
 	Event cloudevent.Event // a result, an event from 8x8, or the original of a dead letter
+	// Of a result, whatever its route makes it look like.
+	Action string
+	Failed bool
 	// Of a dead letter.
 	Reason, Route, Message string
 	// Malformed says that a dead letter's original is no CloudEvent; Event is empty.
@@ -177,7 +180,10 @@ func (c *Client) follow(ctx context.Context, each func(Seen)) (stop func(), err 
 			seen.Event, seen.Malformed = e, err != nil
 			if w.what == SawDeadLetter {
 				seen.Reason, seen.Route, seen.Message = first(m.Header, bus.HeaderReason), first(m.Header, bus.HeaderRoute), first(m.Header, bus.HeaderMessage)
-			} else if err != nil || (w.what == SawFrom8x8 && strings.HasPrefix(e.Type(), "com.8x8.run.")) {
+			} else if w.what == SawResult {
+				seen.Action, seen.Failed = outcomeOn(m.Subject)
+			}
+			if w.what != SawDeadLetter && (err != nil || (w.what == SawFrom8x8 && strings.HasPrefix(e.Type(), "com.8x8.run."))) {
 				return
 			}
 			each(seen)
@@ -189,6 +195,15 @@ func (c *Client) follow(ctx context.Context, each func(Seen)) (stop func(), err 
 		stops = append(stops, one)
 	}
 	return stop, nil
+}
+
+// outcomeOn is what the subject of a result says.
+func outcomeOn(subject string) (action string, failed bool) {
+	parts := strings.Split(subject, ".")
+	if len(parts) < 2 {
+		return "", false
+	}
+	return parts[len(parts)-2], parts[len(parts)-1] == string(bridge.Failed)
 }
 
 func first(h map[string][]string, name string) string {

@@ -49,20 +49,24 @@ var house = map[string]struct {
 	"bridge/filelock":        {nil, "a lock knows nothing of what it guards"},
 	"bridge/natsd":           {adapter("bridge/filelock"), apart},
 	"bridge/admin":           {adapter(), apart},
+	"bridge/sink":            {adapter(), apart},
 	"bridge/telemetry":       {adapter(), apart},
 	"bridge/ingress":         {adapter("bridge/native"), "ingress stores what comes in through an interface; how is the bus' business"},
 	"bridge/membrane":        {adapter("handlers/catalog"), "the client must not know the sandbox that it is tested against"},
 	"bridge/membrane/signin": {adapter("bridge/filelock"), "who somebody is, is found out and kept apart from what they do"},
 	"bridge/sandbox":         {adapter("handlers/catalog"), "the sandbox must not share code with the client: both would be wrong alike"},
 
+	"bridge/asyncapi": {[]string{
+		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/native", "bridge/bus",
+	}, "it describes a bridge in the names and schemas of those that speak, and speaks to nobody itself"},
 	"bridge/app": {[]string{
 		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/native", "bridge/bus", "bridge/ledger",
-		"bridge/deadletter", "bridge/natsd", "bridge/admin", "bridge/telemetry", "bridge/ingress", "bridge/membrane", "bridge/sandbox",
+		"bridge/deadletter", "bridge/natsd", "bridge/admin", "bridge/telemetry", "bridge/ingress", "bridge/membrane", "bridge/sandbox", "bridge/sink",
 	}, "app puts everything together, and nothing but cmd stands above it"},
 	"bridge/bridgetest":       {[]string{"config", "bridge", "bridge/cloudevent", "bridge/app", "bridge/natsd", "bridge/sandbox"}, "tests see a bridge as its users do"},
 	"bridge/bridgetest/proxy": {nil, "the tests of the packages that bridgetest runs use it, too"},
 	"cmd/bridge8x8": {[]string{
-		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/app", "bridge/admin", "bridge/membrane", "bridge/membrane/signin", "bridge/sandbox", "bridge/telemetry",
+		"config", "handlers", "handlers/catalog", "bridge", "bridge/cloudevent", "bridge/app", "bridge/asyncapi", "bridge/admin", "bridge/membrane", "bridge/membrane/signin", "bridge/sandbox", "bridge/telemetry",
 	}, "cmd parses flags and prints; what it runs is in bridge/app, where tests can reach it"},
 
 	"deploy/release":     {nil, "what is shipped is built from outside, as anybody would build it"},

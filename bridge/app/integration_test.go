@@ -366,14 +366,18 @@ func (b *observed) awaitIdle() {
 			if err != nil {
 				return err
 			}
-			for c := range s.ListConsumers(b.t.Context()).Info() {
+			var busy error
+			for c := range s.ListConsumers(b.t.Context()).Info() { // to its end: who lists them would hang otherwise
 				if c.Config.Durable == "" {
 					continue
 				}
 				durables = append(durables, c.Name)
 				if c.NumPending > 0 || c.NumAckPending > 0 {
-					return fmt.Errorf("consumer %s of %s: %d pending, %d not acknowledged", c.Name, name, c.NumPending, c.NumAckPending)
+					busy = fmt.Errorf("consumer %s of %s: %d pending, %d not acknowledged", c.Name, name, c.NumPending, c.NumAckPending)
 				}
+			}
+			if busy != nil {
+				return busy
 			}
 		}
 		for _, want := range []string{"bridge-events", "bridge-wait-_"} {

@@ -300,3 +300,36 @@ func TestRequestsOfThreeReplicas(t *testing.T) {
 		}
 	}
 }
+
+// A request over bridge.run.get-account-balance answers with a result; one whose
+// action is slow tells who asked that its time is up, and the outcome is on the bus
+// all the same: of an action that is safe to repeat, and of one that is not.
+func TestSlowRequest(t *testing.T) {
+	t.Parallel()
+	b := bridgetest.Start(t, bridgetest.Options{Env: commands})
+	o := watch(t, b.NATSURL)
+	a := asking{t, o.nc}
+	a.succeeds(a.ask("get-account-balance", nil, ""), "get-account-balance")
+	if n := o.count("BRIDGE_RESULTS"); n != 0 {
+		t.Errorf("%d results on the bus of what was answered", n)
+	}
+	if err := b.Sandbox.Fault(sandbox.Fault{Kind: sandbox.Slow, DelayMs: 2000, Times: -1}); err != nil {
+		t.Fatal(err)
+	}
+	impatient := func(id string) nats.Header { return nats.Header{"ce-id": {id}, "Bridge8x8-Timeout": {"100ms"}} }
+	a.fails(a.ask("get-account-balance", impatient("slow-1"), ""), "get-account-balance", bridge.ReasonOutcomeUnknown, "504", false, "no outcome within 100ms: it goes on")
+	a.fails(a.ask("send-sms", impatient("slow-2"), sms("slow-2")), "send-sms", bridge.ReasonOutcomeUnknown, "504", false, "no outcome within 100ms: it goes on")
+	o.awaitResults([]string{"slow-1", "slow-2"})
+	for id, results := range o.results() {
+		if len(results) != 1 || results[0].Data.Error != nil || len(results[0].Data.Output) == 0 {
+			t.Errorf("%s: %+v", id, results)
+		}
+	}
+	a.succeeds(a.ask("send-sms", impatient("slow-2"), sms("slow-2")), "send-sms") // recorded by now
+	if n := len(bridgetest.ByEvent(b.Sandbox.Effects())["slow-2"]); n != 1 {
+		t.Errorf("%d effects", n)
+	}
+	for _, odd := range []string{"soon", "-1s", "0s", "25h"} {
+		a.fails(a.ask("get-account-balance", nats.Header{"bridge8x8-timeout": {odd}}, ""), "get-account-balance", bridge.ReasonMalformed, "400", false, "is no duration such as 5s")
+	}
+}

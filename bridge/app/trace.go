@@ -358,6 +358,12 @@ func (t *tracer) result(m bus.Stored) {
 		At: m.At, What: StepResult, Stream: t.stream, Seq: m.Seq, Type: ev.Type(), ID: ev.RawID, Route: data.Route, Action: data.Action,
 		Connection: data.Connection, Attempt: data.Attempts, State: string(bridge.Succeeded), ActionRunID: data.ActionRunID, DurationMs: data.DurationMs,
 	}
+	if action, failed := outcomeOn(m.Subject); data.Action == "" { // its route gave it another form
+		step.Action = action
+		if failed {
+			step.State = string(bridge.Failed)
+		}
+	}
 	if data.Error != nil {
 		step.State, step.Reason, step.Message = string(bridge.Failed), string(data.Error.Reason), data.Error.Message
 	}

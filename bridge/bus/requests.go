@@ -29,6 +29,9 @@ type Requests struct {
 	Mode  cloudevent.Mode // of replies
 }
 
+// RunSubject is where an action is requested.
+func (n Names) RunSubject(action string) string { return n.runSubject(action) }
+
 // runSubject is where an action is requested.
 func (n Names) runSubject(action string) string { return n.prefix + ".run." + action }
 
@@ -120,6 +123,8 @@ func code(reason bridge.Reason) int {
 		return http.StatusBadGateway
 	case bridge.ReasonNotReady:
 		return http.StatusServiceUnavailable
+	case bridge.ReasonOutcomeUnknown: // or not known in time
+		return http.StatusGatewayTimeout
 	default:
 		return http.StatusInternalServerError
 	}

@@ -35,6 +35,8 @@ type Durable struct {
 	Subjects []string // all if empty
 	AckWait  time.Duration
 	Ledger   string // the ledger's id
+	// MaxAckPending is how many messages may be out at once; 0 is any number.
+	MaxAckPending int
 }
 
 // FindDurable says whether a durable exists, and which ledger it names.
@@ -69,6 +71,9 @@ func (c *Conn) EnsureDurable(ctx context.Context, d Durable, start Start) error 
 		Durable: d.Name, AckPolicy: jetstream.AckExplicitPolicy, AckWait: d.AckWait, MaxDeliver: -1, MaxAckPending: -1,
 		MaxWaiting: 1024, Description: "bridge8x8",
 		Metadata: map[string]string{ledgerMetadata: d.Ledger}, DeliverPolicy: jetstream.DeliverAllPolicy,
+	}
+	if d.MaxAckPending > 0 {
+		cfg.MaxAckPending = d.MaxAckPending
 	}
 	switch len(d.Subjects) {
 	case 0:

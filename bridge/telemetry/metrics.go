@@ -40,11 +40,14 @@ type Metrics struct {
 	runTime   *prometheus.HistogramVec // action
 	eventTime *prometheus.HistogramVec // route
 	requests  *prometheus.CounterVec   // endpoint, code
+	posts     *prometheus.CounterVec   // verdict
 
 	troubles     prometheus.Counter
 	ledgerFailed prometheus.Counter
 	connected    prometheus.Gauge
 	logsMissing  prometheus.Gauge
+	givenUp      prometheus.Counter
+	sinkWaiting  prometheus.Gauge
 	reloaded     prometheus.Gauge
 	reloadedAt   prometheus.Gauge
 	inFlight     atomic.Pointer[func() int]
@@ -122,6 +125,13 @@ func NewMetrics(version string) *Metrics {
 	ledger := counter("ledger_failed_total", "Reads and writes of the ledger that failed or stayed unclear.")
 	m.ledgerFailed = ledger.WithLabelValues()
 	m.connected = gauge("nats_connected", "1 while the connection to NATS is up.")
+	m.posts = counter("sink_posts_total", "Events posted to the sink, repetitions included, by what it answered: accepted, refused, failed or unavailable.", "verdict")
+	for _, verdict := range []string{"accepted", "refused", "failed", "unavailable"} {
+		m.posts.WithLabelValues(verdict)
+	}
+	givenUp := counter("sink_given_up_total", "Events that the sink refused or failed over too often, and that are not posted again; each has a log line.")
+	m.givenUp = givenUp.WithLabelValues()
+	m.sinkWaiting = gauge("sink_waiting", "Events that the sink has not accepted yet.")
 	m.logsMissing = gauge("run_logs_missing", "1 once Membrane was found to show no logs of our runs, by which a crash is settled.")
 	m.reloaded = gauge("config_last_reload_successful", "1 if the newest configuration is in use, 0 if it was refused.")
 	m.reloadedAt = gauge("config_last_reload_success_timestamp_seconds", "When the configuration in use was loaded.")
@@ -281,6 +291,15 @@ func (m *Metrics) LedgerFailed() { m.ledgerFailed.Inc() }
 
 // Logged tells whether Membrane shows the logs of our runs.
 func (m *Metrics) Logged(kept bool) { m.logsMissing.Set(zeroOne(!kept)) }
+
+// Posted counts an event that was posted to the sink, by what it answered.
+func (m *Metrics) Posted(verdict string) { m.posts.WithLabelValues(verdict).Inc() }
+
+// GivenUp counts an event that is not posted to the sink again.
+func (m *Metrics) GivenUp() { m.givenUp.Inc() }
+
+// SinkWaiting tells how many events the sink has not accepted yet.
+func (m *Metrics) SinkWaiting(n int) { m.sinkWaiting.Set(float64(n)) }
 
 // Connected tells whether the connection to NATS is up.
 func (m *Metrics) Connected(up bool) { m.connected.Set(zeroOne(up)) }

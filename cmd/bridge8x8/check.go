@@ -31,7 +31,8 @@ the environment, each file (default: BRIDGE_CONFIG), every expression, filter an
 input, and runs the routes' own tests. All problems are reported at once.
 
 With --live it also asks NATS and Membrane: permissions and streams, the token,
-each connection's state, and each action. Exit code 1 if there is any error.`,
+each connection's state, and each action; and the sink, if there is one, with a
+request (OPTIONS) that has no effect. Exit code 1 if there is any error.`,
 		Example: `  bridge8x8 check
   bridge8x8 check routes/*.yaml --json
   bridge8x8 check --live`,
@@ -181,6 +182,14 @@ func (c *checker) live(env *config.Env, files []*config.File) {
 		return l.OK
 	}
 	c.liveNATS(ask, env, files)
+	if env.Bridge.SinkURL != "" {
+		said := ""
+		ask("sink", func(ctx context.Context) (err error) {
+			said, err = app.AskSink(ctx, env, versionText())
+			return err
+		})
+		c.Live[len(c.Live)-1].Note = said
+	}
 	var client *membrane.Client
 	ok := ask("membrane: token", func(ctx context.Context) error {
 		signIn, err := storedSignIn(env)

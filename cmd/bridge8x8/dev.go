@@ -255,8 +255,8 @@ func (d *dev) sendSamples(ctx context.Context, a *app.App, file *config.File) er
 			default:
 				var data app.ResultData
 				_ = json.Unmarshal(s.Event.Data(), &data)
-				id = data.Cause.ID
-				if data.Error == nil {
+				_, id = app.Causation(&s.Event)
+				if !s.Failed {
 					delete(waiting, id)
 					texts += accepted(data)
 					continue

@@ -92,7 +92,7 @@ file (BRIDGE_CONFIG). Exit codes: 0 done, 1 failed or found problems, 2 wrong us
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newServe(), newDev(), newCheck(), newSend(), newTail(), newTrace(), newDead(), newSandbox(), newNATS(), newHealth(), newVersion(), newMan())
+	root.AddCommand(newServe(), newDev(), newCheck(), newSend(), newTail(), newTrace(), newDead(), newAsyncAPI(), newSchema(), newSandbox(), newNATS(), newHealth(), newVersion(), newMan())
 	root.AddCommand(newLogin(), newLogout(), newWhoami(), newConnections(), newActions(), newRuns(), newRequest())
 	root.SetHelpCommand(newHelp())
 	root.InitDefaultCompletionCmd()

@@ -156,7 +156,7 @@ func follow(s app.Seen, e cloudevent.Event, p *printer, outcomes chan<- bool) {
 	p.print(s)
 	switch s.What {
 	case app.SawResult:
-		outcomes <- strings.HasSuffix(s.Event.Type(), ".succeeded")
+		outcomes <- !s.Failed
 	case app.SawDeadLetter:
 		outcomes <- false
 	case app.SawFrom8x8: // comes after an outcome

@@ -95,6 +95,14 @@ func line(s app.Seen) string {
 	default:
 		var data app.ResultData
 		_ = json.Unmarshal(s.Event.Data(), &data)
+		if data.Action == "" { // its route gave it another form
+			_, id := app.Causation(&s.Event)
+			ended := "succeeded"
+			if s.Failed {
+				ended = "failed"
+			}
+			return fmt.Sprintf("%s  %-11s  %s  %s  event %s", at, ended, s.Action, s.Event.Type(), id)
+		}
 		if e := data.Error; e != nil {
 			return fmt.Sprintf("%s  failed       %s  route %s  event %s  %s: %s", at, data.Action, data.Route, data.Cause.ID, e.Reason, e.Message)
 		}
