@@ -158,7 +158,7 @@ func TestShapedLate(t *testing.T) {
 				unheard(s)
 				doubted(t, b)
 				<-time.After(2 * time.Minute)
-				b.doubts.look(t.Context())
+				b.doubts.lookThrough(t.Context())
 				if diff := cmp.Diff([]Reason{ReasonOutcomeUnknown}, s.reasons()); diff != "" {
 					t.Fatal(diff)
 				}

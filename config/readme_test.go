@@ -16,7 +16,7 @@ func TestReadmeTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, after, _ := strings.Cut(string(readme), "code by a test -->\n")
+	_, after, _ := strings.Cut(string(readme), "<!-- environment: this table is compared with the code by a test -->\n")
 	got, _, ok := strings.Cut(after, "<!-- /environment -->")
 	if !ok {
 		t.Fatal("README.md has no table between the environment comments")

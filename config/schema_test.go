@@ -65,6 +65,9 @@ func TestSchemaAgrees(t *testing.T) {
 		"by id":       "routes:\n  - {name: r, filters: [{exact: {type: a}}], run: {id: abc}}\n",
 		"a follow-up": r + ", then: {run: get-sms-status, input: {umid: \"${ $output.umid }\"}, until: \"${ .ok }\", backoff: {initial: 5s}, deadline: 1h}}\n",
 		"a receipt":   r + ", then: {until: delivered, deadline: 10m}}\n",
+		"a request":   "routes:\n  - {name: r, on: a, request: {method: POST, path: \"/api/${ .id }\", query: {a: 1}, headers: {x: y}, body: [1]}}\n",
+		"limits":      r + ", replies: true, at_most: {per: \"${ .subject }\", times: 3, every: 1h}, filters: [{jq: .data.a}]}\n",
+		"others":      "streams: existing\nsources:\n  - {name: s, nats: {stream: A, domain: hub}}\nwebhooks: [{name: w, auth: {mtls: {names: [a]}}}]\nroutes: []\n",
 		"a shape":     r + ", result: {type: a.b, data: [1], failed: {subject: x}}}\n",
 		"webhooks":    "webhooks:\n  - {name: w, auth: {bearer: [\"${A:a}\", \"${B:b}\"]}, event: {type: x}}\n  - {name: 8x8, auth: {secret: \"${A:a}\"}, answers: {com.8x8.voice.call_action: {a: 1}}}\nroutes: []\n",
 		"signature":   "webhooks:\n  - {name: w, auth: {signature: {preset: github, secret: \"${A:a}\", tolerance: 1m}}}\nroutes: []\n",
@@ -114,7 +117,7 @@ func TestSchemaAgrees(t *testing.T) {
 func TestSchemaHasTheKeys(t *testing.T) {
 	t.Parallel()
 	decoded := map[string]bool{}
-	for _, path := range []string{"decode.go", "webhook.go", "result.go"} {
+	for _, path := range []string{"decode.go", "request.go", "webhook.go", "result.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
 		if err != nil {
 			t.Fatal(err)

@@ -178,7 +178,7 @@ func TestReplayable(t *testing.T) {
 	if diff := cmp.Diff([]string{"malformed", "id_reused"}, not); diff != "" {
 		t.Errorf("not replayable (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"outcome_unknown", "unledgered", "rejected"}, maybe); diff != "" {
+	if diff := cmp.Diff([]string{"outcome_unknown", "unledgered", "follow_up_failed", "rejected"}, maybe); diff != "" {
 		t.Errorf("may be sent (-want +got):\n%s", diff)
 	}
 	if n := streamInfo(t, out.c, out.n.Wait()).State.Msgs; n != 0 {
