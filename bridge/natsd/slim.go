@@ -26,6 +26,9 @@ func Start(Options) (*Server, error) { return nil, errNone }
 // Option changes nothing.
 func (*Server) Option() nats.Option { return func(*nats.Options) error { return nil } }
 
+// Rotate refuses.
+func (*Server) Rotate(_, _ string) error { return errNone }
+
 // Connect refuses.
 func (*Server) Connect(...nats.Option) (*nats.Conn, error) { return nil, errNone }
 
