@@ -299,12 +299,11 @@ func startBridge(t *testing.T) running {
 		"NATS_URL": "embedded", "BRIDGE_DATA_DIR": t.TempDir(), "BRIDGE_NATS_ADDR": b.nats, "BRIDGE_HTTP_ADDR": b.public, "BRIDGE_ADMIN_ADDR": b.admin,
 		"BRIDGE_CONFIG": filepath.Join(b.config, "bridge.yaml"), "MEMBRANE_API_URL": "http://" + box, "MEMBRANE_TOKEN": "pat-sandbox", "BRIDGE_GRACE": "5s",
 	}
-	forward := withSink(t, env, b.nats, "http://"+b.outcomes+"/outcomes")
+	env["BRIDGE_SINK_URL"] = "http://" + b.outcomes + "/outcomes"
 	b.out = start(t, env, "serve")
 	if out, err := command(t, map[string]string{"BRIDGE_ADMIN_ADDR": b.admin}, program, "health", "--wait", "60s"); err != nil {
 		t.Fatalf("health: %v\n%s\n%s", err, out, b.out)
 	}
-	forward()
 	return b
 }
 

@@ -38,8 +38,8 @@ func TestPodLife(t *testing.T) {
 	env := map[string]string{
 		"NATS_URL": "nats://" + server, "BRIDGE_CONFIG": "compose/bridge.yaml", "BRIDGE_HTTP_ADDR": public, "BRIDGE_ADMIN_ADDR": admin,
 		"MEMBRANE_API_URL": "http://" + box, "MEMBRANE_TOKEN": "pat-sandbox", "BRIDGE_GRACE": grace.String(), "BRIDGE_CONCURRENCY": "4",
+		"BRIDGE_SINK_URL": "http://" + outcomes + "/outcomes",
 	}
-	forward := withSink(t, env, server, "http://"+outcomes+"/outcomes")
 	app := filepath.Join(t.TempDir(), "shop")
 	if out, err := exec.Command("go", "build", "-o", app, "./examples/go").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -60,7 +60,6 @@ func TestPodLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the readiness probe holds", func() bool { return holds(pod.bridge.ReadinessProbe.Exec.Command) })
-	forward()
 	if err := shop.Wait(); err != nil || strings.TrimSpace(said.String()) != "com.8x8.action.send-sms.succeeded shipped-first" {
 		t.Fatalf("the application: %v, it said %q", err, said)
 	}
