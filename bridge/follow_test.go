@@ -339,7 +339,7 @@ func TestFollowLate(t *testing.T) {
 				dying.store, dying.withdraw, dying.note = die, die, die
 				one := dying.bridge(t, exportRoute)
 				entry := Entry{Key: k, Record: w.record(k), Revision: w.records[k].Revision}
-				time.Sleep(15 * time.Minute) // its log shows
+				<-time.After(15 * time.Minute) // its log shows
 				found, err := one.logsOf(t.Context(), entry.Record.frozen().Place(), entry.Record.ClaimedAt, map[string]Key{entry.Record.Try: k})
 				if err != nil || len(found) != 1 {
 					t.Fatal(found, err)
@@ -350,7 +350,7 @@ func TestFollowLate(t *testing.T) {
 				next := s.bridge(t, exportRoute)
 				ctx := t.Context()
 				go next.Run(ctx) // it sweeps
-				time.Sleep(time.Minute)
+				<-time.After(time.Minute)
 				w.carry(t, next)
 				expect(t, w, k, wentWell)
 				if f, _ := followUpOf(t, s, k); f.Polls != 2 || polls.Load() != 2 {

@@ -47,7 +47,7 @@ sources:
   - name: alerts
     nats: {subjects: [alerts.{{prefix}}], core: true}
 `) + bridgetest.Routes}
-	env, problems := config.LoadEnv(map[string]string{"BRIDGE_PREFIX": prefix, "BRIDGE_COMMANDS": "true"})
+	env, problems := config.LoadEnv(map[string]string{"BRIDGE_PREFIX": prefix, "BRIDGE_COMMANDS": "true", "BRIDGE_SINK_URL": "http://127.0.0.1:9/"})
 	if problems.Errors() {
 		t.Fatal(problems)
 	}
@@ -114,6 +114,10 @@ func (w tenant) tellsWhatIsMissing(t *testing.T, url string, admin *observed) {
 		if _, err := admin.js.CreateStream(ctx, cfg); err != nil {
 			t.Fatal(err)
 		}
+	case strings.HasSuffix(w.missed.Subject, "STREAM.UPDATE."+names.Events()): // one of an earlier version
+		if _, err := admin.js.CreateStream(ctx, jetstream.StreamConfig{Name: names.Events(), Subjects: []string{names.AllEvents()}, MaxBytes: 1 << 30, Duplicates: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
 	case strings.Contains(w.missed.Subject, "STREAM.INFO.") && strings.HasSuffix(w.missed.Subject, "_ROOM"): // another replica asks
 		if _, err := admin.js.CreateStream(ctx, jetstream.StreamConfig{Name: strings.ToUpper(w.prefix) + "_ROOM", MaxBytes: 1 << 20}); err != nil {
 			t.Fatal(err)
@@ -123,7 +127,7 @@ func (w tenant) tellsWhatIsMissing(t *testing.T, url string, admin *observed) {
 	var log bridgetest.Log
 	logger := slog.New(slog.NewTextHandler(&log, nil))
 	env, problems := config.LoadEnv(map[string]string{
-		"NATS_URL": url, "NATS_USER": w.prefix, "NATS_PASSWORD": "p", "BRIDGE_PREFIX": w.prefix, "BRIDGE_COMMANDS": "true", "BRIDGE_ACK_WAIT": "1s",
+		"NATS_URL": url, "NATS_USER": w.prefix, "NATS_PASSWORD": "p", "BRIDGE_PREFIX": w.prefix, "BRIDGE_COMMANDS": "true", "BRIDGE_ACK_WAIT": "1s", "BRIDGE_SINK_URL": "http://127.0.0.1:9/",
 		"BRIDGE_HTTP_ADDR": "127.0.0.1:0", "BRIDGE_ADMIN_ADDR": "127.0.0.1:0", "BRIDGE_GRACE": "1s",
 		"MEMBRANE_API_URL": box.URL, "MEMBRANE_TOKEN": sandbox.Token,
 	})
@@ -193,6 +197,7 @@ func (w tenant) useAll(t *testing.T, n bus.Names, url string, logger *slog.Logge
 	publish(w.prefix+".events.x", "later", good, nil)    // set aside
 	publish(w.prefix+".events.x", "unmapped", `{}`, nil) // a dead letter
 	publish("orders."+w.prefix+".1", "from-orders", good, nil)
+	publish(w.prefix+".events.com.8x8.unrecognized", "heard", `{}`, nil) // for the sink to look at
 	reply := make(chan *nats.Msg, 1)
 	inbox := nats.NewInbox()
 	if sub, err := admin.nc.ChanSubscribe(inbox, reply); err == nil {

@@ -128,6 +128,7 @@ func TestSinkDead(t *testing.T) {
 		}
 		return err
 	})
+	o.awaitReceipts(2 * 40) // to a bridge that has stopped they would come much later
 	b.Stop()
 	b, o = start()
 	send(numbered("later", 5))
@@ -143,6 +144,7 @@ func TestSinkDead(t *testing.T) {
 	want["com.8x8.action.get-account-balance.succeeded of command"] = 1
 	x.becomes(always(http.StatusAccepted))
 	o.awaitIdle()
+	o.awaitReceipts(2*45 + 1) // and the fake one
 	for _, r := range o.receipts() {
 		if r.Causation != "" { // not the fake one
 			want["com.8x8.sms.status of "+r.Causation]++
@@ -194,6 +196,7 @@ func TestSinkShared(t *testing.T) {
 	o := watch(t, server.URL)
 	o.awaitResults(ids)
 	o.awaitIdle()
+	o.awaitReceipts(2 * len(ids))
 	for _, id := range ids[:len(ids)-1] {
 		want["com.8x8.action.send-sms.succeeded of "+id] = 1
 	}
@@ -210,6 +213,17 @@ func TestSinkShared(t *testing.T) {
 		lines := slices.Concat(one.Log.Lines("is not posted to the sink again"), two.Log.Lines("is not posted to the sink again"))
 		if want := 1 + countOf(o.receipts(), "bad"); len(lines) != want {
 			return fmt.Errorf("%d of %d: %v", len(lines), want, lines)
+		}
+		return nil
+	})
+}
+
+// awaitReceipts waits until so many are on the bus: each message has two.
+func (b *observed) awaitReceipts(want int) {
+	b.t.Helper()
+	bridgetest.Await(b.t, "receipts", func() error {
+		if have := len(b.receipts()); have < want {
+			return fmt.Errorf("%d of %d", have, want)
 		}
 		return nil
 	})
@@ -233,7 +247,9 @@ func TestSinkFromNowOn(t *testing.T) {
 	if err := s.postStructured("before"); err != nil {
 		t.Fatal(err)
 	}
-	watch(t, b.NATSURL).awaitResults([]string{"before"})
+	o := watch(t, b.NATSURL)
+	o.awaitResults([]string{"before"})
+	o.awaitReceipts(2)
 	b.Stop()
 	x := newFarEnd(t, always(http.StatusOK))
 	b = bridgetest.Start(t, bridgetest.Options{Dir: dir, Env: map[string]string{"BRIDGE_SINK_URL": x.server.URL}, Sandbox: b.Sandbox})
@@ -241,8 +257,9 @@ func TestSinkFromNowOn(t *testing.T) {
 	if err := s.postStructured("after"); err != nil {
 		t.Fatal(err)
 	}
-	o := watch(t, b.NATSURL)
+	o = watch(t, b.NATSURL)
 	o.awaitIdle()
+	o.awaitReceipts(4)
 	want := map[string]int{"com.8x8.action.send-sms.succeeded of after": 1}
 	for _, r := range o.receipts() {
 		if r.Causation == "after" {

@@ -24,7 +24,7 @@ const (
 // Access is what the least permissions of a bridge depend on, and of the commands
 // that an operator has beside it. file may be nil: then it is as if it was empty.
 func Access(env *config.Env, file *config.File) bus.Access {
-	a := bus.Access{Names: bus.NewNames(env.Bridge.Prefix), Domain: env.NATS.JSDomain, Commands: env.Bridge.Commands}
+	a := bus.Access{Names: bus.NewNames(env.Bridge.Prefix), Domain: env.NATS.JSDomain, Commands: env.Bridge.Commands, Sink: env.Bridge.SinkURL != ""}
 	if file == nil {
 		return a
 	}

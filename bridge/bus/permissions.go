@@ -50,6 +50,7 @@ type Access struct {
 	Domain   string // of JetStream
 	Existing bool   // somebody else makes the streams
 	Commands bool
+	Sink     bool // there is one
 	Sources  []SourceAccess
 }
 
@@ -128,6 +129,7 @@ func (a Access) Serve() []Permission {
 	}
 	if !a.Existing {
 		p.call("STREAM.UPDATE."+n.Ledger(), "to mend a ledger that somebody else has made")
+		p.call("STREAM.UPDATE."+n.Events(), "to make a stream of an earlier version drop repeats for as long as 8x8 makes them")
 		for _, verb := range []string{"CREATE", "INFO", "UPDATE", "DELETE"} {
 			p.call("STREAM."+verb+"."+n.room(), "to find out how much room there is for the streams")
 		}
@@ -166,6 +168,10 @@ func (a Access) Serve() []Permission {
 		}
 		p.take(s.Stream, n.Durable(s.Name), filter, what)
 		p.whole(s.Stream, fmt.Sprintf("to read an event of source %q that is too large to be kept twice", s.Name))
+	}
+	if a.Sink {
+		p.take(n.Results(), n.SinkDurable("").Name, "", "to post outcomes to the sink")
+		p.take(n.Events(), n.SinkDurable("").Name, "", "to post what 8x8 sends to the sink")
 	}
 	if a.Commands {
 		p.add(Subscribe, n.runSubject("*"), n.runQueue(), "to take requests")
@@ -404,19 +410,10 @@ func (c *Conn) optional(e *DeniedError) bool { return e.Subject == c.api+"STREAM
 func (c *Conn) Missing(ctx context.Context, wanted []Permission) ([]Permission, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	var answer struct {
-		Data struct {
-			Permissions struct {
-				Publish, Subscribe struct{ Allow, Deny []string }
-			}
-		}
-	}
-	err := c.Permitted(ctx, func(ctx context.Context) error {
-		m, err := c.NC.RequestWithContext(ctx, userInfo, nil)
-		if err != nil {
-			return err
-		}
-		return json.Unmarshal(m.Data, &answer)
+	var answer permitted
+	err := c.Permitted(ctx, func(ctx context.Context) (err error) {
+		answer, err = c.permissions(ctx)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -432,6 +429,46 @@ func (c *Conn) Missing(ctx context.Context, wanted []Permission) ([]Permission, 
 		}
 	}
 	return missing, nil
+}
+
+// permitted is a server's answer to userInfo.
+type permitted struct {
+	Server struct{ ID string }
+	Data   struct {
+		Permissions struct {
+			Publish, Subscribe struct{ Allow, Deny []string }
+		}
+	}
+}
+
+// permissions asks the server that we are connected to. Those behind leaf nodes hear
+// the question as well, and answer for the leaf node.
+func (c *Conn) permissions(ctx context.Context) (answer permitted, err error) {
+	inbox := c.NC.NewInbox()
+	sub, err := c.NC.SubscribeSync(inbox)
+	if err != nil {
+		return answer, err
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := c.NC.PublishRequest(userInfo, inbox, nil); err != nil {
+		return answer, err
+	}
+	for ours := c.NC.ConnectedServerId(); ; {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return permitted{}, err
+		}
+		if m.Header.Get("Status") == "503" {
+			return permitted{}, nats.ErrNoResponders
+		}
+		answer = permitted{}
+		if err := json.Unmarshal(m.Data, &answer); err != nil {
+			return permitted{}, err
+		}
+		if answer.Server.ID == ours || answer.Server.ID == "" {
+			return answer, nil
+		}
+	}
 }
 
 // lacks says whether a permission is certainly not given: nothing of it is

@@ -273,7 +273,8 @@ func (a *account) setWebhooks(_ map[string]string, body json.RawMessage) (int, a
 		}
 		a.server.setWebhook(e.SubAccountID, w)
 	}
-	return a.listWebhooks(nil, nil)
+	status, list, _, failed := a.listWebhooks(nil, nil)
+	return status, list, true, failed
 }
 
 func (a *account) dropWebhooks(_ map[string]string, body json.RawMessage) (int, any, bool, *vendorError) {

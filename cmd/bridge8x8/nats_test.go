@@ -40,12 +40,15 @@ func TestNATSPage(t *testing.T) {
 
 func permissionTables(t *testing.T) string {
 	t.Helper()
-	lists := func(commands, existing bool, sources ...config.Source) map[string][]app.Permission {
+	lists := func(commands, sink, existing bool, sources ...config.Source) map[string][]app.Permission {
 		env, problems := config.LoadEnv(nil)
 		if problems.Errors() {
 			t.Fatal(problems)
 		}
 		env.Bridge.Commands = commands
+		if sink {
+			env.Bridge.SinkURL = "http://127.0.0.1:8090"
+		}
 		file := &config.File{Sources: sources, Streams: config.StreamsMake}
 		if existing {
 			file.Streams = config.StreamsExisting
@@ -60,8 +63,8 @@ func permissionTables(t *testing.T) string {
 		{Name: "orders", NATS: config.SourceNATS{Stream: "ORDERS", Subjects: []string{"orders.>"}}},
 		{Name: "alerts", NATS: config.SourceNATS{Subjects: []string{"alerts.*"}, Core: true}},
 	}
-	all, plain, existing := lists(true, false, sources...), lists(false, false), lists(false, true)
-	commands := lists(true, false)
+	all, plain, existing := lists(true, true, false, sources...), lists(false, false, false), lists(false, false, true)
+	commands, sink := lists(true, false, false), lists(false, true, false)
 	has := func(list []app.Permission, p app.Permission) bool { return slices.Contains(list, p) }
 	var b strings.Builder
 	b.WriteString("\n| | Subject of `serve` | Needed | Only |\n| --- | --- | --- | --- |\n")
@@ -73,6 +76,8 @@ func permissionTables(t *testing.T) string {
 		case has(plain["serve"], p):
 		case has(commands["serve"], p):
 			only = "`BRIDGE_COMMANDS=true`"
+		case has(sink["serve"], p):
+			only = "`BRIDGE_SINK_URL`"
 		default:
 			only = "with that source"
 		}
