@@ -89,11 +89,11 @@ func (b *Bridge) awaitReceipt(ctx context.Context, e *occurrence, p *pair) fate 
 		}
 	}
 	h := p.handler
-	if left := p.rec.ConcludedAt.Add(h.Then.Deadline).Sub(b.Now()); left <= 0 {
+	left := p.rec.ConcludedAt.Add(h.Then.Deadline).Sub(b.Now())
+	if left <= 0 {
 		return b.conclude(ctx, e, p, p.lost(fmt.Sprintf("no receipt said %s within %v", h.Then.Receipt, h.Then.Deadline)))
-	} else {
-		return fate{kind: waits, delay: min(left, p.pause(b.Now()))}
 	}
+	return fate{kind: waits, delay: min(left, p.pause(b.Now()))}
 }
 
 // receiptEnds is the record of a pair that a receipt ends, well or badly.

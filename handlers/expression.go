@@ -278,11 +278,9 @@ func hasFixedPlaces(path *gojq.Query) bool {
 		if _, isName := indexName(i); isName {
 			return
 		}
-		n := 0
+		n := -1
 		if i.Start != nil && i.Start.Term != nil && i.Start.Term.Type == gojq.TermTypeNumber && len(i.Start.Term.SuffixList) == 0 {
 			n, _ = strconv.Atoi(i.Start.Term.Number)
-		} else {
-			n = -1
 		}
 		fixed = fixed && 0 <= n && n <= largestIndex
 	})

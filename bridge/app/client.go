@@ -74,9 +74,9 @@ func dial(ctx context.Context, env *config.Env, inbox string, needs []Permission
 // CheckPermissions says which of the bridge's permissions its user lacks; a note
 // says that the server does not tell.
 func (c *Client) CheckPermissions(ctx context.Context) (note string, err error) {
-	missing, err := c.conn.Missing(ctx, Access(&c.env, c.file).Serve())
+	missing, unsaid := c.conn.Missing(ctx, Access(&c.env, c.file).Serve())
 	switch {
-	case err != nil:
+	case unsaid != nil:
 		return "the server does not tell what this user may: what is missing shows when it is used", nil
 	case len(missing) > 0:
 		return "", &bus.MissingError{Missing: missing}
@@ -178,9 +178,10 @@ func (c *Client) follow(ctx context.Context, each func(Seen)) (stop func(), err 
 			seen := Seen{What: w.what}
 			e, err := cloudevent.FromNATS(m.Header, m.Data)
 			seen.Event, seen.Malformed = e, err != nil
-			if w.what == SawDeadLetter {
+			switch w.what {
+			case SawDeadLetter:
 				seen.Reason, seen.Route, seen.Message = first(m.Header, bus.HeaderReason), first(m.Header, bus.HeaderRoute), first(m.Header, bus.HeaderMessage)
-			} else if w.what == SawResult {
+			case SawResult:
 				seen.Action, seen.Failed = outcomeOn(m.Subject)
 			}
 			if w.what != SawDeadLetter && (err != nil || (w.what == SawFrom8x8 && strings.HasPrefix(e.Type(), "com.8x8.run."))) {

@@ -159,7 +159,7 @@ func (w tenant) tellsWhatIsMissing(t *testing.T, url string, admin *observed) {
 		t.Fatalf("neither an error nor ready:\n%s", &log)
 	}
 	done := make(chan struct{})
-	go func() { defer close(done); w.useAll(t, names, url, logger, a, admin, box) }()
+	go func() { defer close(done); w.useAll(t, names, url, logger, admin, box) }()
 	logged := strings.ReplaceAll(want, `"`, `\"`)
 	bridgetest.Await(t, "a word about it", func() error {
 		if !strings.Contains(log.String(), logged) {
@@ -177,7 +177,7 @@ func (w tenant) tellsWhatIsMissing(t *testing.T, url string, admin *observed) {
 
 // useAll makes a bridge use each permission that it did not need to start. What
 // fails of it is not looked at.
-func (w tenant) useAll(t *testing.T, n bus.Names, url string, logger *slog.Logger, a *app.App, admin *observed, box *bridgetest.Sandbox) {
+func (w tenant) useAll(t *testing.T, n bus.Names, url string, logger *slog.Logger, admin *observed, box *bridgetest.Sandbox) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()

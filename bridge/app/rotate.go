@@ -65,7 +65,7 @@ func (a *App) rotate() {
 	now := *before // only secrets change: the rest is bound at the start
 	now.NATS.Token, now.NATS.Password = newest.NATS.Token, newest.NATS.Password
 	now.Membrane.Token, now.Membrane.WorkspaceSecret = newest.Membrane.Token, newest.Membrane.WorkspaceSecret
-	now.Bridge.HTTPTokens = newest.Bridge.HTTPTokens
+	now.Bridge.HTTPTokens, now.Bridge.SinkToken = newest.Bridge.HTTPTokens, newest.Bridge.SinkToken
 	now.Bridge.WebhookSecret, now.Bridge.WebhookAuth = newest.Bridge.WebhookSecret, newest.Bridge.WebhookAuth
 
 	var changed []string
@@ -85,6 +85,9 @@ func (a *App) rotate() {
 				now.NATS = before.NATS
 			}
 		}
+	}
+	if now.Bridge.SinkToken != before.Bridge.SinkToken {
+		changed = append(changed, "the sink")
 	}
 	door := !slices.Equal(now.Bridge.HTTPTokens, before.Bridge.HTTPTokens) ||
 		now.Bridge.WebhookSecret != before.Bridge.WebhookSecret || now.Bridge.WebhookAuth != before.Bridge.WebhookAuth

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -83,9 +84,7 @@ func secretsChange(t *testing.T, authorization string, more map[string]string, w
 		"NATS_TOKEN_FILE": mount.Path("nats"), "MEMBRANE_TOKEN": "", "MEMBRANE_TOKEN_FILE": mount.Path("membrane"), "BRIDGE_HTTP_TOKEN_FILE": mount.Path("http"),
 		"BRIDGE_WEBHOOK_AUTHORIZATION_FILE": mount.Path("hook"), "BRIDGE_WEBHOOK_SECRET_FILE": mount.Path("path"), "SHOP_FILE": mount.Path("shop"), "BRIDGE_ACK_WAIT": "1s", "MEMBRANE_RUN_LIMIT": "1s",
 	}
-	for name, value := range more {
-		env[name] = value
-	}
+	maps.Copy(env, more)
 	if workspace {
 		env["NATS_PASSWORD_FILE"], env["MEMBRANE_WORKSPACE_SECRET_FILE"] = env["NATS_TOKEN_FILE"], env["MEMBRANE_TOKEN_FILE"]
 		delete(env, "NATS_TOKEN_FILE")

@@ -37,6 +37,7 @@ func (a *App) newOutlet() (*outlet, error) {
 		return nil, nil
 	}
 	s, err := sink.New(sinkOptions(&a.o.Env, a.o.Version, sink.Options{
+		Token:  func() config.Secret { return a.env.Load().Bridge.SinkToken },
 		Posted: func(v sink.Verdict) { a.metrics.Posted(string(v)) },
 		GivenUp: func(g sink.GivenUp) {
 			a.metrics.GivenUp()
@@ -55,13 +56,13 @@ func (a *App) newOutlet() (*outlet, error) {
 		return nil, err
 	}
 	o := &outlet{Sink: s}
-	o.posting, o.end = context.WithCancel(context.Background())
+	o.posting, o.end = context.WithCancel(context.Background()) //nolint:gosec // G118: it ends with the app's life
 	return o, nil
 }
 
 // AskSink asks the sink whether it is there, without posting anything to it.
 func AskSink(ctx context.Context, env *config.Env, version string) (note string, err error) {
-	s, err := sink.New(sinkOptions(env, version, sink.Options{}))
+	s, err := sink.New(sinkOptions(env, version, sink.Options{Token: func() config.Secret { return env.Bridge.SinkToken }}))
 	if err != nil {
 		return "", err
 	}
@@ -72,7 +73,7 @@ func AskSink(ctx context.Context, env *config.Env, version string) (note string,
 // sinkOptions are those that the environment says, put into o.
 func sinkOptions(env *config.Env, version string, o sink.Options) sink.Options {
 	b := env.Bridge
-	o.URL, o.Token, o.Mode, o.Extensions = b.SinkURL, b.SinkToken, cloudevent.Mode(b.SinkEncoding), b.SinkExtensions
+	o.URL, o.Mode, o.Extensions = b.SinkURL, cloudevent.Mode(b.SinkEncoding), b.SinkExtensions
 	o.UserAgent, o.InFlight = "bridge8x8/"+version, 2*sinkInFlight
 	return o
 }

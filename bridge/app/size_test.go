@@ -21,7 +21,7 @@ import (
 //	BRIDGE_SIZES=10000 go test -run TestSizes -v ./bridge/app
 //
 // With few events, as in every run, it holds the page to what the streams say.
-func TestSizes(t *testing.T) {
+func TestSizes(t *testing.T) { //nolint:paralleltest // it measures when it is asked to
 	if os.Getenv("BRIDGE_SIZES") == "" {
 		t.Parallel()
 	}

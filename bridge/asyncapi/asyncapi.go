@@ -5,6 +5,7 @@ package asyncapi
 
 import (
 	"encoding/json"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -183,18 +184,14 @@ func (d *describer) channel(name string, server string, address any, title, desc
 	if server != "" {
 		c["servers"] = []any{ref("servers", server)}
 	}
-	for k, v := range more {
-		c[k] = v
-	}
+	maps.Copy(c, more)
 	d.doc.Channels[name] = c
 }
 
 // operation adds what the bridge does with a channel: it receives, or it sends.
 func (d *describer) operation(name, action, channel, summary string, more object) {
 	o := object{"action": action, "channel": ref("channels", channel), "summary": summary}
-	for k, v := range more {
-		o[k] = v
-	}
+	maps.Copy(o, more)
 	d.doc.Operations[name] = o
 }
 
@@ -233,9 +230,9 @@ func titleOf(schema json.RawMessage) string {
 
 // taken are the events that routes take, wherever they come from.
 func (d *describer) taken() {
-	any := d.message("event", "", "Any CloudEvent.", cloudevent.Structured, nil)
+	every := d.message("event", "", "Any CloudEvent.", cloudevent.Structured, nil)
 	d.channel("events", "nats", d.names.EventSubject("")+"{type}", "events to be taken", "The stream "+d.names.Events()+
-		", where producers publish any CloudEvent, in structured or binary mode.", []string{any},
+		", where producers publish any CloudEvent, in structured or binary mode.", []string{every},
 		object{"parameters": object{"type": object{"description": "the event's type; what a subject cannot hold becomes _"}}})
 	d.operation("take.events", "receive", "events", "each event runs the routes that match it", nil)
 	types := map[string][]string{}

@@ -36,9 +36,9 @@ func startWith(t *testing.T, o *server.Options) string {
 	return s.ClientURL()
 }
 
-func keyPair(t *testing.T, make func() (nkeys.KeyPair, error)) (pair nkeys.KeyPair, public string, seed []byte) {
+func keyPair(t *testing.T, newPair func() (nkeys.KeyPair, error)) (pair nkeys.KeyPair, public string, seed []byte) {
 	t.Helper()
-	pair, err := make()
+	pair, err := newPair()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestWaysToSignIn(t *testing.T) {
 			for want, env := range test.wrong {
 				log := &lines{}
 				c, err := Connect(env, "test", log.logger(), nil)
-				said := ""
+				var said string
 				if err != nil {
 					said = err.Error()
 				} else {

@@ -67,8 +67,8 @@ func differences(have, want *jetstream.StreamConfig) (d []string) {
 	}[want.Retention == jetstream.WorkQueuePolicy])
 	must(have.Discard == want.Discard, "discard", have.Discard, want.Discard, "once full it would forget, and not refuse")
 	must(!have.DiscardNewPerSubject, "discard_new_per_subject", have.DiscardNewPerSubject, false, stores)
-	switch {
-	case want.MaxAge == 0:
+	switch want.MaxAge {
+	case 0:
 		must(have.MaxAge <= 0, "max_age", have.MaxAge, "0", forgets)
 	default:
 		must(have.MaxAge > 0 && have.MaxAge <= want.MaxAge, "max_age", have.MaxAge, "at most "+want.MaxAge.Round(time.Second).String(),

@@ -394,7 +394,7 @@ func (c *Conn) Permitted(ctx context.Context, do func(context.Context) error) er
 	if denied, ok := errors.AsType[*DeniedError](context.Cause(ctx)); ok {
 		return denied
 	}
-	if last := c.NC.LastError(); last != before {
+	if last := c.NC.LastError(); !errors.Is(last, before) {
 		if denied := c.denials.explain(last); denied != nil && !c.optional(denied) {
 			return denied
 		}

@@ -33,5 +33,5 @@ func (c *Conn) Behind(ctx context.Context, d Durable) (int, error) {
 		return 0, fmt.Errorf("consumer %s of stream %s: %w", d.Name, d.Stream, err)
 	}
 	info := consumer.CachedInfo()
-	return info.NumAckPending + int(min(info.NumPending, 1<<31)), nil //nolint:gosec // bounded
+	return info.NumAckPending + int(min(info.NumPending, 1<<31)), nil
 }

@@ -164,7 +164,7 @@ func (h *handler) readBody(w http.ResponseWriter, r *http.Request, limit int) (b
 		n, err := limited.Read(body[len(body):cap(body)])
 		body = body[:len(body)+n]
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return body, nil, done
 		case err != nil:
 			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {

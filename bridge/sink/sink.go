@@ -29,8 +29,9 @@ import (
 
 // Options says where to post to and how.
 type Options struct {
-	URL   string
-	Token config.Secret // shown as a bearer token; "" shows none
+	URL string
+	// Token is shown as a bearer token, the newest for each request; nil, or "", shows none.
+	Token func() config.Secret
 	Mode  cloudevent.Mode
 	// Extensions are set on every event.
 	Extensions map[string]string
@@ -50,6 +51,13 @@ type Options struct {
 	rootCAs *x509.CertPool // nil: the system's
 	timeout time.Duration  // 0: requestTimeout
 	backoff time.Duration  // 0: firstBackoff
+}
+
+func (s *Sink) token() config.Secret {
+	if s.o.Token == nil {
+		return ""
+	}
+	return s.o.Token()
 }
 
 // Verdict is what an answer means.
@@ -366,8 +374,8 @@ func (s *Sink) newRequest(ctx context.Context, method string, body []byte) (*htt
 		return nil, errors.New("the sink's address cannot be used")
 	}
 	request.Header.Set("User-Agent", s.o.UserAgent)
-	if s.o.Token != "" {
-		request.Header.Set("Authorization", "Bearer "+s.o.Token.Reveal())
+	if token := s.token(); token != "" {
+		request.Header.Set("Authorization", "Bearer "+token.Reveal())
 	}
 	return request, nil
 }

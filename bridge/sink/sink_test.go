@@ -16,6 +16,7 @@ import (
 
 	"github.com/bridge8x8/bridge8x8/bridge"
 	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
+	"github.com/bridge8x8/bridge8x8/config"
 )
 
 const event = `{"specversion":"1.0","id":"e-1","source":"/8x8/sms/ä","type":"com.8x8.sms.status","subject":"u-1","time":"2026-03-01T10:00:05.12Z","datacontenttype":"application/json","causationid":"evt 42","data":{"umid":"u-1"}}`
@@ -96,7 +97,7 @@ func TestModes(t *testing.T) {
 				_, _ = io.WriteString(w, event)
 			})
 			s := newSink(t, x.URL+"/in?key=1", func(o *Options) {
-				o.Mode, o.Token, o.Extensions = mode, "secret", map[string]string{"tier": "gold", "causationid": "other"}
+				o.Mode, o.Token, o.Extensions = mode, func() config.Secret { return "secret" }, map[string]string{"tier": "gold", "causationid": "other"}
 			})
 			if got := deliver(t.Context(), s, 1, event); got.acks != 1 || got.naks != 0 {
 				t.Fatalf("%+v", got)
@@ -353,7 +354,7 @@ func TestAsk(t *testing.T) {
 			}
 			w.WriteHeader(test.code)
 		})
-		s := newSink(t, x.URL, func(o *Options) { o.Token = "t" })
+		s := newSink(t, x.URL, func(o *Options) { o.Token = func() config.Secret { return "t" } })
 		got, err := s.Ask(t.Context(), "b1")
 		if err != nil {
 			got = "error: " + err.Error()

@@ -230,9 +230,13 @@ func (c *checker) live(env *config.Env, files []*config.File) {
 			if conn.Tenant.Kind != config.KindNone || r.Request != nil {
 				continue
 			}
-			ask("action "+r.RunKey+r.RunID+" of route "+r.Name, func(ctx context.Context) error {
-				return runnable(ctx, client, conn, r.RunKey+r.RunID)
-			})
+			names := []string{r.RunKey + r.RunID}
+			if r.Then != nil && r.Then.RunKey+r.Then.RunID != "" {
+				names = append(names, r.Then.RunKey+r.Then.RunID)
+			}
+			for _, name := range names {
+				ask("action "+name+" of route "+r.Name, func(ctx context.Context) error { return runnable(ctx, client, conn, name) })
+			}
 		}
 		c.fit(ask, client, file, env)
 	}

@@ -28,7 +28,7 @@ func TestNATSPage(t *testing.T) {
 	}
 	want := permissionTables(t)
 	if os.Getenv("UPDATE") != "" {
-		if err := os.WriteFile(path, []byte(before+begin+want+end+rest), 0o644); err != nil { //nolint:gosec // a page for everybody
+		if err := os.WriteFile(path, []byte(before+begin+want+end+rest), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
