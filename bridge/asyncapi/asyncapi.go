@@ -255,7 +255,7 @@ func (d *describer) taken() {
 		d.operation("take."+id(typ), "receive", "events."+id(typ), "runs the route "+strings.Join(types[typ], " and the route "), nil)
 	}
 	if d.Env.Bridge.HTTPAddr != "" {
-		d.channel("http.events", "http", "/events", "events over HTTP", "Binary, structured and batched mode. 202 once every event is stored.", append([]string{any}, messages...), nil)
+		d.channel("http.events", "http", "/events", "events over HTTP", "Binary, structured and batched mode. 202 once every event is stored.", append([]string{every}, messages...), nil)
 		d.operation("take.http.events", "receive", "http.events", "stores an event", post())
 	}
 	for _, s := range d.File.Sources {
@@ -272,7 +272,7 @@ func (d *describer) taken() {
 			if s.NATS.Core {
 				where = "Plain NATS: at most once, until it is stored."
 			}
-			d.channel(name, "nats", subject, "source "+s.Name, where, append([]string{any}, messages...), nil)
+			d.channel(name, "nats", subject, "source "+s.Name, where, append([]string{every}, messages...), nil)
 			d.operation("take."+name, "receive", name, "each event runs the routes that match it", nil)
 		}
 	}
