@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,9 +34,7 @@ func TestClientCertificates(t *testing.T) {
 		if test.names != "" {
 			delete(environ, "BRIDGE_HTTP_TOKEN") // the certificate is enough beyond loopback
 		}
-		for name, value := range test.env {
-			environ[name] = value
-		}
+		maps.Copy(environ, test.env)
 		env, problems := config.LoadEnv(environ)
 		file, more := config.Parse("b.yaml", []byte(test.yaml), nil)
 		problems = append(problems, more...)
