@@ -348,7 +348,10 @@ func (a *App) Run(ctx context.Context) error {
 	if a.server != nil {
 		server = strings.TrimSpace("embedded " + a.NATSURL())
 	}
-	a.log.Info("bridge8x8 is ready", "version", a.o.Version, "http", public, "admin", admin, "nats", server, "routes", len(a.file.Routes))
+	a.mu.Lock()
+	routes := len(a.file.Routes)
+	a.mu.Unlock()
+	a.log.Info("bridge8x8 is ready", "version", a.o.Version, "http", public, "admin", admin, "nats", server, "routes", routes)
 
 	reload := time.NewTicker(reloadEvery)
 	defer reload.Stop()

@@ -116,7 +116,8 @@ func secretsChange(t *testing.T, authorization string, more map[string]string, w
 	// A sender posts all the while, again until it is taken, and knows the new secret
 	// a little late or early.
 	var newest atomic.Pointer[map[string]string]
-	newest.Store(&now)
+	know := func(files map[string]string) { newest.Store(&files) }
+	know(now)
 	var mu sync.Mutex
 	var accepted []string
 	sending, stop := context.WithCancel(t.Context())
@@ -187,7 +188,7 @@ func secretsChange(t *testing.T, authorization string, more map[string]string, w
 	before, next := now, generation(2)
 	mount.Swap(next)
 	served.Signal(syscall.SIGHUP)
-	newest.Store(&next)
+	know(next)
 	onlyNew(before, next)
 	box.Control("credentials", membrane(next))
 	server.Reconfigure(conf(next))
@@ -204,7 +205,7 @@ func secretsChange(t *testing.T, authorization string, more map[string]string, w
 		return nil
 	})
 	mount.Swap(next)
-	newest.Store(&next)
+	know(next)
 	served.AwaitReady()
 	more50("after the servers changed first")
 	onlyNew(before, next)
