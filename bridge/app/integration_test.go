@@ -3,10 +3,13 @@ package app_test
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +28,10 @@ import (
 func TestMain(m *testing.M) {
 	if key := os.Getenv(poisonVariable); key != "" {
 		os.Exit(servePoisoned(bridge.Key(key)))
+	}
+	flag.Parse()
+	if err := flag.Set("test.parallel", strconv.Itoa(max(4, runtime.GOMAXPROCS(0)))); err != nil { // most of them wait, for others and for clocks
+		panic(err)
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		bridgetest.Clean()
