@@ -383,7 +383,7 @@ func pollKey(f Frozen, a *catalog.Action) gateKey {
 
 // receiptFollowed ends a pair that awaits a receipt, if this is the one: a good
 // end at once; a bad one when its message comes, which has the event that its
-// dead letter needs.
+// dead letter needs, and so does one whose result shows something of the event.
 func (b *Bridge) receiptFollowed(ctx context.Context, entry Entry) (Record, error) {
 	p := b.recall(entry)
 	r, found, err := b.receipt(ctx, p)
@@ -392,6 +392,9 @@ func (b *Bridge) receiptFollowed(ctx context.Context, entry Entry) (Record, erro
 	}
 	rec, ends := p.receiptEnds(r)
 	if !found || !ends || rec.State != Succeeded {
+		return p.rec, nil
+	}
+	if _, readsEvent := p.handler.ShapesResult(true); readsEvent {
 		return p.rec, nil
 	}
 	if f := b.conclude(ctx, p.e, p, rec); f.kind == again {

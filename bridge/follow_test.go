@@ -298,6 +298,34 @@ func TestFollowReceipts(t *testing.T) {
 	}
 }
 
+// A result that shows something of its event waits for the message that has it.
+func TestFollowShaped(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := join(w)
+		k := keyOf("1", "r")
+		var b *Bridge
+		s.run = func(r Request) (Reply, error) {
+			time.AfterFunc(10*time.Second, func() {
+				if _, err := b.Receipt(t.Context(), k, r.Meta.Try, Receipt{UMID: "0f3c", Outcome: "delivered", Final: true}); err != nil {
+					t.Error(err)
+				}
+			})
+			return s.happen(r, 0), nil
+		}
+		b = s.bridge(t, receiptRoute+"    result: {data: {to: \"${ .event.data.phone }\", how: \"${ .result.followUp.receipt }\"}}\n")
+		w.publish(orderEvent("1", "+12025550101"))
+		w.carry(t, b)
+		expect(t, w, k, wentWell)
+		for body := range s.bodies[string(k)] {
+			if !strings.Contains(body, `"data":{"how":"delivered","to":"+12025550101"}`) {
+				t.Errorf("the result is %s", body)
+			}
+		}
+	})
+}
+
 // What was unknown is followed once its run log shows, by a message that is made
 // of its dead letter; whoever begins that may die over it.
 func TestFollowLate(t *testing.T) {
