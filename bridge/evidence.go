@@ -181,8 +181,13 @@ func (b *Bridge) overturn(ctx context.Context, p *pair, rec Record) error {
 // proclaim publishes an outcome that was overturned by somebody who may not have
 // come to it.
 func (b *Bridge) proclaim(ctx context.Context, p *pair) error {
-	if err := b.original(ctx, p, p.rec.State); err != nil {
-		return err
+	if p.rec.State == Failed {
+		switch found, err := b.regain(ctx, p); {
+		case err != nil:
+			return err
+		case !found && p.rec.Follow != nil: // its own message will, and has the event: see resume
+			return b.Ledger.Settled(ctx, p.key)
+		}
 	}
 	if f := b.finish(ctx, p.e, p); f.kind == again {
 		return errEvidence

@@ -287,12 +287,10 @@ func (b *Bridge) followLate(ctx context.Context, p *pair, rec Record) error {
 		}
 		return nil
 	}
-	if f := b.conclude(ctx, p.e, p, rec); f.kind == again {
+	if f := b.conclude(ctx, p.e, p, rec); f.kind == again { // that resumes it
 		return errEvidence
-	} else if f.kind == ended {
-		return nil
 	}
-	return b.resume(ctx, p)
+	return nil
 }
 
 // resume gives a pair that follows a message in BRIDGE_WAIT, and takes its

@@ -193,6 +193,12 @@ func (b *Bridge) concluded(ctx context.Context, e *occurrence, p *pair) fate {
 	}
 	if p.rec.State == Following {
 		b.Observer.Waits(p.routeName(), WhyFollowing)
+		if p.rec.Overturned { // the message in hand may be gone: who held it as unknown has acknowledged it
+			if err := b.resume(ctx, p); err != nil {
+				b.Observer.Trouble("cannot set a pair aside", "route", p.route, "error", err)
+				return fate{kind: again, delay: troubleDelay}
+			}
+		}
 		if err := b.noteSent(ctx, p); err != nil { // the end of it notes it once more
 			b.Observer.Trouble("what 8x8 says of it meanwhile will not be tied to its event", "route", p.route, "error", err)
 		}
@@ -211,6 +217,12 @@ func (b *Bridge) concluded(ctx context.Context, e *occurrence, p *pair) fate {
 // before it could; then the record is marked, and met again in silence (R18).
 func (b *Bridge) finish(ctx context.Context, e *occurrence, p *pair) fate {
 	if p.rec.Published {
+		if p.rec.Overturned { // who held it as unknown may have died over a letter that came too late to be withdrawn (R6)
+			if err := b.Outbox.Withdraw(ctx, p.key, p.route); err != nil {
+				b.Observer.Trouble("cannot withdraw a dead letter", "route", p.route, "error", err)
+				return fate{kind: again, delay: troubleDelay}
+			}
+		}
 		return fate{kind: ended}
 	}
 	if p.rec.State == UnknownSt { // who wrote it may have died before the receipt was read (R15)
@@ -265,8 +277,8 @@ func (b *Bridge) publish(ctx context.Context, e *occurrence, p *pair) fate {
 			err = b.recheck(ctx, p)
 		}
 	}
-	if p.rec.Overturned {
-		err = errors.Join(err, b.Outbox.Withdraw(ctx, p.key, p.route))
+	if p.rec.Overturned && err == nil { // not before: who publishes it again gets the event from there
+		err = b.Outbox.Withdraw(ctx, p.key, p.route)
 	}
 	if err != nil {
 		b.Observer.Trouble("cannot publish an outcome", "route", p.route, "error", err)
