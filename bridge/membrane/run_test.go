@@ -485,18 +485,21 @@ func TestThroughProxy(t *testing.T) {
 			t.Error(err)
 			return
 		}
+		tunnels.Add(2) // before Hijack, after which proxy.Close waits for us no more
 		near, _, err := w.(http.Hijacker).Hijack()
 		if err != nil {
+			tunnels.Add(-2)
 			t.Error(err)
 			return
 		}
 		_, _ = io.WriteString(near, "HTTP/1.1 200 OK\r\n\r\n")
 		copyAll := func(to, from net.Conn) {
+			defer tunnels.Done()
 			_, _ = io.Copy(to, from)
 			_ = to.Close()
 		}
-		tunnels.Go(func() { copyAll(far, near) })
-		tunnels.Go(func() { copyAll(near, far) })
+		go copyAll(far, near)
+		go copyAll(near, far)
 	}))
 	t.Cleanup(proxy.Close)
 	at, err := url.Parse(proxy.URL)
