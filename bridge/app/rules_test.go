@@ -642,9 +642,9 @@ func TestParkedEventsDelayNobodyElse(t *testing.T) {
 	w.await(t, "not all are set aside", func() bool { return w.setAside(t) == parked })
 	send("beside-", "com.example.free", others)
 	w.await(t, "the events beside", func() bool { return count("beside-") == others })
-	if n := w.setAside(t); n != parked {
-		t.Errorf("%d are set aside, want %d", n, parked)
-	}
+	// On a slow machine some of those beside have waited there for a slot, too, and
+	// are gone once their acknowledgements have arrived.
+	w.await(t, "not all parked events are set aside, and they alone", func() bool { return w.setAside(t) == parked })
 	if n := count("stuck-"); n != 0 {
 		t.Errorf("%d of them have a result", n)
 	}
