@@ -121,11 +121,23 @@ func (o *Offer) over(was *Action) Action {
 // described, or where it cannot be read: then the service alone checks.
 func parseOffered(raw json.RawMessage, like *Schema) *Schema {
 	s := ParseOffered(raw)
-	if s == nil || s.types == typeAny && len(s.properties) == 0 && len(s.required) == 0 {
+	if s == nil || s.isOpen() {
 		return nil
 	}
 	s.loosen(like, false)
 	return s
+}
+
+// isOpen says that any object is as good as any other: nothing is said about the
+// fields, so that what is known of them still holds.
+func (s *Schema) isOpen() bool {
+	if s.types != typeAny && s.types&typeObject == 0 || len(s.properties) > 0 || len(s.required) > 0 {
+		return false
+	}
+	var o struct {
+		AdditionalProperties any `json:"additionalProperties"`
+	}
+	return json.Unmarshal(s.raw, &o) != nil || o.AdditionalProperties != false
 }
 
 // ParseOffered reads a schema that Membrane offers, as leniently as Membrane

@@ -68,6 +68,22 @@ func lookupIn(t *testing.T, c *Catalog, key string) *Action {
 	return a
 }
 
+// An object of which no field is described says nothing against what is known.
+func TestOverlayThatSaysNothing(t *testing.T) {
+	t.Parallel()
+	for schema, like := range map[string]bool{
+		``: true, `{}`: true, `null`: true, `{"type":"object"}`: true, `{"type":["object","null"],"properties":{}}`: true,
+		`{"type":"object","additionalProperties":{}}`: true, `{"type":"object","additionalProperties":true}`: true,
+		`{"type":"object","additionalProperties":false}`: false, `{"type":"object","required":["to"]}`: false,
+		`{"type":"object","properties":{"to":{}}}`: false, `{"type":"string"}`: false,
+	} {
+		send := lookupIn(t, Builtin().Overlay([]Offer{{Key: "send-sms", ID: "1", Input: json.RawMessage(schema), Output: json.RawMessage(schema)}}), "send-sms")
+		if known := !send.Unlike && send.Reference == ClientMessageID && !send.Unreferenced(); known != like {
+			t.Errorf("%s: unlike %t, reference %q", schema, send.Unlike, send.Reference)
+		}
+	}
+}
+
 // The same schema as ours makes no difference, as to what is refused.
 func TestOverlayOfTheSame(t *testing.T) {
 	t.Parallel()
