@@ -45,6 +45,7 @@ const (
 	// connectTimeout is for TCP and TLS together. It is below the 5 s of send-by, so
 	// that a service that cannot be reached shows as that and not as us being late.
 	connectTimeout = 4 * time.Second
+	aheadTimeout   = 4 * time.Second // below those 5 s, too
 	lookupTimeout  = 65 * time.Second
 	probeTimeout   = 10 * time.Second // a place that takes longer to answer a read is none to send to
 
@@ -96,6 +97,7 @@ type Client struct {
 	tokens *tokens
 	wait   time.Duration // for the answer to a run, from its first byte
 	now    func() time.Time
+	ahead  time.Duration // aheadTimeout, but in tests
 
 	// Runs and lookups have a transport each: a run may hold its connection for a
 	// minute, and the reconciler's lookups must not wait for that.
@@ -153,6 +155,7 @@ func New(o Options) (*Client, error) {
 		tokens:  newTokens(o),
 		wait:    o.RunLimit + runSlack,
 		now:     o.Now,
+		ahead:   aheadTimeout,
 		runs:    newTransport(o.Concurrency, o),
 		lookups: newTransport(lookupConns, o),
 		turns:   turns{most: tenantsConns, of: map[string]*turn{}},

@@ -176,6 +176,22 @@ func outageOf(message string) *bridge.Failure {
 // get reads u as a tenant and gives the body of a 200 to decode. A read has no
 // effect, so no failure of one is Unknown.
 func (c *Client) get(ctx context.Context, tenant string, u *url.URL, decode func(io.Reader) error) error {
+	return c.getOver(ctx, c.lookups, tenant, u, decode)
+}
+
+// getAhead reads over a connection that runs use, so that the first of them finds
+// one open, unless that takes so long that a run might be late for want of it.
+func (c *Client) getAhead(ctx context.Context, tenant string, u *url.URL, decode func(io.Reader) error) error {
+	soon, cancel := context.WithTimeout(ctx, c.ahead)
+	defer cancel()
+	err := c.getOver(soon, c.runs, tenant, u, decode)
+	if soon.Err() == nil || ctx.Err() != nil {
+		return err
+	}
+	return c.get(ctx, tenant, u, decode)
+}
+
+func (c *Client) getOver(ctx context.Context, over *http.Transport, tenant string, u *url.URL, decode func(io.Reader) error) error {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	if !c.turns.take(ctx, tenant) {
@@ -191,7 +207,7 @@ func (c *Client) get(ctx context.Context, tenant string, u *url.URL, decode func
 			Method: http.MethodGet, URL: u, Host: u.Host, Header: header,
 			Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		}).WithContext(ctx)
-		resp, err := c.lookups.RoundTrip(req)
+		resp, err := over.RoundTrip(req)
 		if err != nil {
 			return outageOf(unreachable(ctx, err))
 		}

@@ -64,7 +64,7 @@ func (c *Client) Offers(ctx context.Context, at bridge.Place, wanted []string) (
 		}
 		u := c.base.JoinPath("actions")
 		u.RawQuery = q.Encode()
-		if err := c.get(ctx, at.Tenant, u, decodeInto(&page)); err != nil {
+		if err := c.getAhead(ctx, at.Tenant, u, decodeInto(&page)); err != nil {
 			return nil, bridge.AsFailure(err)
 		}
 		if page.Items == nil {
@@ -98,7 +98,7 @@ func (c *Client) Offers(ctx context.Context, at bridge.Place, wanted []string) (
 			}
 		}
 		u.RawQuery = scope.Encode()
-		err := c.get(ctx, at.Tenant, u, decodeInto(&one))
+		err := c.getAhead(ctx, at.Tenant, u, decodeInto(&one))
 		switch {
 		case isNotFound(err):
 		case err != nil:

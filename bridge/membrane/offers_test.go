@@ -2,9 +2,11 @@ package membrane
 
 import (
 	"errors"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -43,6 +45,46 @@ func TestOffers(t *testing.T) {
 	}
 	if diff := cmp.Diff(asked, a.asked); diff != "" {
 		t.Errorf("what was asked (-want +got):\n%s", diff)
+	}
+}
+
+// What is asked at a start opens no connection that runs do not use; and where
+// runs use them all, it has another.
+func TestOffersOverTheRunsConnections(t *testing.T) {
+	t.Parallel()
+	release, arrived := make(chan struct{}), make(chan struct{}, 2)
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			arrived <- struct{}{}
+			<-release
+		}
+		body(200, `{"items":[{"id":"1","key":"a"}],"output":{},"actionRunId":"66f1"}`)(w, r)
+	}).start(t)
+	c := connect(t, s.URL, func(o *Options) { o.Concurrency = 1 })
+	ask := func() {
+		t.Helper()
+		if got, err := c.Offers(background, bridge.Place{ConnectionKey: "k"}, nil); err != nil || len(got) != 1 {
+			t.Fatalf("got %+v, %v", got, err)
+		}
+	}
+	ask()
+	ran := make(chan error, 1)
+	go func() {
+		_, err := c.Run(background, request())
+		ran <- err
+	}()
+	await(t, "the run", arrived)
+	if n := s.conns.Load(); n != 1 {
+		t.Errorf("%d connections, want 1", n)
+	}
+	c.ahead = 50 * time.Millisecond
+	ask()
+	if n := s.conns.Load(); n != 2 {
+		t.Errorf("%d connections, want 2", n)
+	}
+	close(release)
+	if err := <-ran; err != nil {
+		t.Error(err)
 	}
 }
 

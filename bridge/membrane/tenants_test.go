@@ -134,6 +134,50 @@ func TestReadsThatHang(t *testing.T) {
 	}
 }
 
+// However many reads hang, each run finds a connection; and a run that takes its
+// time leaves the reads theirs.
+func TestReadsAndRunsLeaveRoom(t *testing.T) {
+	t.Parallel()
+	gone, hanging := make(chan struct{}), make(chan struct{}, lookupConns+1)
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		var claims jwt.MapClaims
+		_, _, _ = jwt.NewParser().ParseUnverified(r.Header.Get("Authorization")[len("Bearer "):], &claims)
+		if claims["id"] != "well" {
+			hanging <- struct{}{}
+			<-gone
+		}
+		body(200, `{"id":"c1","state":"READY","connected":true,"output":{},"actionRunId":"66f1"}`)(w, r)
+	}).start(t)
+	var c clock
+	client := connect(t, s.URL, minting(&c), func(o *Options) { o.Concurrency = 2 })
+	run := func(tenant string) {
+		r := request()
+		r.Tenant = tenant
+		if reply, err := client.Run(t.Context(), r); err != nil || reply.RunID != "66f1" {
+			t.Errorf("run of %s: %+v, %v", tenant, reply, err)
+		}
+	}
+	var slow sync.WaitGroup
+	slow.Go(func() { run("slow run") })
+	<-hanging
+	if err := client.Probe(t.Context(), bridge.Place{Tenant: "well", ConnectionKey: "8x8-main"}); err != nil {
+		t.Errorf("a read beside a run: %v", err)
+	}
+	for i := range lookupConns {
+		slow.Go(func() {
+			if err := client.Probe(t.Context(), bridge.Place{Tenant: fmt.Sprint("hangs-", i), ConnectionKey: "8x8-main"}); err != nil {
+				t.Error(err)
+			}
+		})
+		<-hanging
+	}
+	for range 3 {
+		run("well")
+	}
+	close(gone)
+	slow.Wait()
+}
+
 // BenchmarkManyTenants is a token for a request where each comes from another of a
 // hundred thousand tenants.
 func BenchmarkManyTenants(b *testing.B) {
