@@ -21,7 +21,7 @@ type easy struct {
 	puts, runs, results, deaths atomic.Int64
 }
 
-func (e *easy) Put(_ context.Context, _ bridge.Key, _ *bridge.Record, _ uint64) (uint64, error) {
+func (e *easy) Put(_ context.Context, _ bridge.Key, _ bridge.Record, _ uint64) (uint64, error) {
 	e.puts.Add(1)
 	return e.revision.Add(1), nil
 }

@@ -129,7 +129,7 @@ func (b *Bridge) standing(ctx context.Context, e *occurrence, before *pair, d *D
 	if !rec.Decided { // nobody waits for it any more: evidence still counts, but it may expire
 		marked := before.rec
 		marked.Decided = true
-		if _, err := b.Ledger.Put(ctx, before.key, &marked, before.rev); err != nil {
+		if _, err := b.Ledger.Put(ctx, before.key, marked, before.rev); err != nil {
 			if !errors.Is(err, ErrConflict) {
 				b.Observer.Trouble("cannot write to the ledger", "error", err)
 			}

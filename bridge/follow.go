@@ -186,7 +186,7 @@ func (b *Bridge) poll(ctx context.Context, e *occurrence, p *pair) fate {
 	next.Output, next.OutputTruncated = nil, false // only the last one matters
 	rec := p.rec
 	rec.Follow, rec.NotBefore = &next, b.Now().Add(wait).UTC()
-	switch rev, err := b.Ledger.Put(ctx, p.key, &rec, p.rev); {
+	switch rev, err := b.Ledger.Put(ctx, p.key, rec, p.rev); {
 	case err == nil:
 		p.rec, p.rev = rec, rev
 		return fate{kind: waits, delay: wait}

@@ -15,7 +15,7 @@ type Ledger interface {
 	// and returns the new revision. A final record is given its time to live.
 	// Errors: ErrConflict when another revision is there; ErrUnclear when nobody can
 	// tell whether it was stored; anything else means that it was not.
-	Put(ctx context.Context, key Key, rec *Record, rev uint64) (uint64, error)
+	Put(ctx context.Context, key Key, rec Record, rev uint64) (uint64, error)
 	// Get reads the newest record from the leader. Error: ErrNotFound.
 	Get(ctx context.Context, key Key) (Entry, error)
 	// Event reads all records of one event.

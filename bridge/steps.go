@@ -24,7 +24,7 @@ func (b *Bridge) claim(ctx context.Context, p *pair, now, deadline time.Time) (f
 	rec.NotBefore, rec.Why = time.Time{}, ""
 	try, unclear := rec.Try, false // unclear: a write of this claim may still be on its way
 	for {
-		rev, err := b.Ledger.Put(ctx, p.key, &rec, p.rev)
+		rev, err := b.Ledger.Put(ctx, p.key, rec, p.rev)
 		if err == nil {
 			p.rec, p.rev = rec, rev
 			return fate{kind: none}, rec.State == Running
@@ -79,7 +79,7 @@ func (b *Bridge) release(ctx context.Context, e *occurrence, p *pair, f *Failure
 		if f.Reason == ReasonOutcomeUnknown {
 			rec.Unclear++ // it may have had an effect, and is repeated by choice (R17)
 		}
-		rev, err := b.Ledger.Put(ctx, p.key, &rec, p.rev)
+		rev, err := b.Ledger.Put(ctx, p.key, rec, p.rev)
 		if err == nil {
 			p.rec, p.rev = rec, rev
 			return fate{}, true
@@ -155,7 +155,7 @@ func (b *Bridge) conclude(ctx context.Context, e *occurrence, p *pair, rec Recor
 	for {
 		rec.Overturned = p.rec.State == UnknownSt || p.rec.State == Following && p.rec.Overturned
 		before := p.rev
-		rev, err := b.Ledger.Put(ctx, p.key, &rec, before)
+		rev, err := b.Ledger.Put(ctx, p.key, rec, before)
 		if err == nil {
 			p.rec, p.rev = rec, rev
 			return b.concluded(ctx, e, p)
@@ -242,7 +242,7 @@ func (b *Bridge) finish(ctx context.Context, e *occurrence, p *pair) fate {
 func (b *Bridge) mark(ctx context.Context, p *pair) {
 	marked := p.rec
 	marked.Published = true
-	rev, err := b.Ledger.Put(ctx, p.key, &marked, p.rev)
+	rev, err := b.Ledger.Put(ctx, p.key, marked, p.rev)
 	if err == nil {
 		p.rec, p.rev = marked, rev
 		if marked.Overturned {
@@ -317,7 +317,7 @@ func (b *Bridge) park(ctx context.Context, e *occurrence, p *pair, s *shut) fate
 	if p.rec.State == "" {
 		rec := p.base()
 		rec.State, rec.Why = Waiting, s.why
-		rev, err := b.Ledger.Put(ctx, p.key, &rec, p.rev)
+		rev, err := b.Ledger.Put(ctx, p.key, rec, p.rev)
 		switch {
 		case err == nil:
 			p.rec, p.rev = rec, rev

@@ -167,8 +167,8 @@ const (
 
 var errRefused = errors.New("refused")
 
-func (s *seams) Put(_ context.Context, key Key, rec *Record, rev uint64) (uint64, error) {
-	p := write{key, *rec, rev}
+func (s *seams) Put(_ context.Context, key Key, rec Record, rev uint64) (uint64, error) {
+	p := write{key, rec, rev}
 	what := stored
 	if s.fate != nil {
 		what = s.fate(p)

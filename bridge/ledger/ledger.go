@@ -199,7 +199,7 @@ func WriteIn(domain string) string {
 func (l *Ledger) subject(key string) string { return "$KV." + l.bucket + "." + key }
 
 // Put implements bridge.Ledger.
-func (l *Ledger) Put(ctx context.Context, key bridge.Key, rec *bridge.Record, rev uint64) (uint64, error) {
+func (l *Ledger) Put(ctx context.Context, key bridge.Key, rec bridge.Record, rev uint64) (uint64, error) {
 	if rec.State == bridge.UnknownSt {
 		if err := l.noteUnknown(ctx, key); err != nil {
 			return 0, err

@@ -108,8 +108,8 @@ func watch(t *testing.T, l *ledger.Ledger) {
 	t.Cleanup(func() { cancel(); <-done })
 }
 
-func record(state bridge.State) *bridge.Record {
-	return &bridge.Record{
+func record(state bridge.State) bridge.Record {
+	return bridge.Record{
 		Version: 1, State: state, Content: "c", Cause: bridge.Cause{Source: "/shop", ID: "1", Type: "com.example.shipped"},
 		Route: "shipped", Routes: []bridge.Frozen{{Route: "shipped", Action: "send-sms"}}, Try: "abcdefghijkl", Attempts: 1,
 		ClaimedAt: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
@@ -118,7 +118,7 @@ func record(state bridge.State) *bridge.Record {
 
 func key(id string) bridge.Key { return bridge.NewKey(bridge.EventHash("/shop", id), "shipped", 0) }
 
-func put(t *testing.T, l *ledger.Ledger, k bridge.Key, rec *bridge.Record, rev uint64) uint64 {
+func put(t *testing.T, l *ledger.Ledger, k bridge.Key, rec bridge.Record, rev uint64) uint64 {
 	t.Helper()
 	got, err := l.Put(within(t), k, rec, rev)
 	if err != nil {
@@ -159,7 +159,7 @@ func TestPut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := bridge.Entry{Key: k, Record: *ended, Revision: second}
+	want := bridge.Entry{Key: k, Record: ended, Revision: second}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(bridge.Entry{}, "StoredAt")); diff != "" {
 		t.Errorf("entry (-want +got):\n%s", diff)
 	}
