@@ -5,6 +5,7 @@ package chaos_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -107,10 +108,27 @@ func TestDeploy(t *testing.T) {
 	w.terminate()
 }
 
-// handedBack are the pairs that were delivered and have no outcome: since no
-// process runs, none of them is in anybody's hand.
+// handedBack are the pairs that were delivered, are not set aside, and have no
+// outcome: since no process runs, none of them is in anybody's hand. Those set aside
+// wait for their connection's turn (R10), as they do where it is slow, or we are.
 func (w *world) handedBack(all map[pair]*outcome) (back []pair) {
 	w.t.Helper()
+	waiting, err := w.js.Stream(w.t.Context(), "BRIDGE_WAIT")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	info, err := waiting.Info(w.t.Context(), jetstream.WithSubjectFilter(">"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	isAside := func(p pair) bool {
+		for subject := range info.State.Subjects {
+			if strings.HasSuffix(subject, "."+string(p.key())) {
+				return true
+			}
+		}
+		return false
+	}
 	consumer, err := w.js.Consumer(w.t.Context(), "BRIDGE_EVENTS", "bridge-events")
 	if err != nil {
 		w.t.Fatal(err)
@@ -127,7 +145,7 @@ func (w *world) handedBack(all map[pair]*outcome) (back []pair) {
 		}
 		for _, route := range []string{first, second} {
 			p := pair{e.RawID, route}
-			if route == second && !w.vip[p.event] || all[p] != nil || slices.Contains(back, p) {
+			if route == second && !w.vip[p.event] || all[p] != nil || isAside(p) || slices.Contains(back, p) {
 				continue
 			}
 			back = append(back, p)
