@@ -38,14 +38,15 @@ func with(env map[string]string, more ...string) map[string]string {
 	return all
 }
 
-// states hears every revision of every record, from now on.
+// states hears every revision of every record, from now on, but not that an
+// outcome was met again (R18), as it is where an acknowledgement comes late.
 func (b *observed) states() func() []bridge.State {
 	b.t.Helper()
 	var mu sync.Mutex
 	var heard []bridge.State
 	sub, err := b.nc.Subscribe("$KV.BRIDGE_LEDGER.*.*", func(m *nats.Msg) {
 		var r bridge.Record
-		if json.Unmarshal(m.Data, &r) == nil && r.State != "" {
+		if json.Unmarshal(m.Data, &r) == nil && r.State != "" && !r.Published {
 			mu.Lock()
 			heard = append(heard, r.State)
 			mu.Unlock()
