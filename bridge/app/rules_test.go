@@ -39,17 +39,24 @@ func with(env map[string]string, more ...string) map[string]string {
 }
 
 // states hears every revision of every record, from now on, but not that an
-// outcome was met again (R18), as it is where an acknowledgement comes late.
+// outcome was met again (R18), as it is where an acknowledgement comes late. Of two
+// workers who write the same at the same revision, one is refused, and both are heard:
+// that is one.
 func (b *observed) states() func() []bridge.State {
 	b.t.Helper()
 	var mu sync.Mutex
 	var heard []bridge.State
+	written := map[string]bool{}
 	sub, err := b.nc.Subscribe("$KV.BRIDGE_LEDGER.*.*", func(m *nats.Msg) {
 		var r bridge.Record
-		if json.Unmarshal(m.Data, &r) == nil && r.State != "" && !r.Published {
-			mu.Lock()
+		if json.Unmarshal(m.Data, &r) != nil || r.State == "" || r.Published {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if at := m.Subject + " " + m.Header.Get(jetstream.ExpectedLastSubjSeqHeader) + " " + string(r.State); !written[at] {
+			written[at] = true
 			heard = append(heard, r.State)
-			mu.Unlock()
 		}
 	})
 	if err != nil {
