@@ -180,7 +180,8 @@ func Text(err error) string {
 	case err == nil:
 		return "the connection was closed"
 	case signInRefused(err):
-		return fmt.Sprintf("the server refuses our credentials (%s): %s", variables, strings.TrimPrefix(err.Error(), "nats: "))
+		// The client writes the server's own word in capitals, and its own for it without.
+		return fmt.Sprintf("the server refuses our credentials (%s): %s", variables, strings.ToLower(strings.TrimPrefix(err.Error(), "nats: ")))
 	case isUnknown:
 		return fmt.Sprintf("the server's certificate is signed by an authority that NATS_TLS_CA does not name: %v", unknown)
 	case strings.Contains(err.Error(), "remote error: tls:"): // an alert of the server's has no type
