@@ -6,12 +6,13 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/bridge8x8/bridge8x8/bridge/bridgetest"
 )
 
 // What is forged, stale or truncated is refused at every kind of webhook, and
@@ -65,23 +66,14 @@ func TestForgedWebhooks(t *testing.T) {
 	var events []publishedEvent
 	w.collect("BRIDGE_EVENTS", &events)
 
+	client := bridgetest.Client(t)
 	post := func(path, body string, header []string) int {
 		t.Helper()
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.public+path, strings.NewReader(body))
+		answer, err := bridgetest.Do(t.Context(), client, http.MethodPost, w.public+path, body, append([]string{"Content-Type", "application/json"}, header...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
-		request.Header.Set("Content-Type", "application/json")
-		for i := 0; i < len(header); i += 2 {
-			request.Header.Set(header[i], header[i+1])
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = response.Body.Close() }()
-		_, _ = io.Copy(io.Discard, response.Body)
-		return response.StatusCode
+		return answer.Status
 	}
 	const body = `{"type":"invoice.paid","data":{"object":{"id":"in_1"}}}`
 	at := func(d time.Duration) string { return strconv.FormatInt(time.Now().Add(d).Unix(), 10) }

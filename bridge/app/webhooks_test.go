@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/bridge8x8/bridge8x8/bridge/bridgetest"
 )
 
 // Every webhook of 8x8's is on the bus once, however often 8x8 posts it, as the
@@ -37,25 +38,14 @@ routes: []
 `})
 	var events []publishedEvent
 	w.collect("BRIDGE_EVENTS", &events)
+	client := bridgetest.Client(t)
 	post := func(path, body string, header ...string) (status int, answer string) {
 		t.Helper()
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.public+path, strings.NewReader(body))
+		got, err := bridgetest.Do(t.Context(), client, http.MethodPost, w.public+path, body, header...)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := 0; i < len(header); i += 2 {
-			request.Header.Set(header[i], header[i+1])
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = response.Body.Close() }()
-		read, err := io.ReadAll(response.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return response.StatusCode, string(read)
+		return got.Status, got.Body
 	}
 	const samples = "../native/testdata/samples"
 	files, err := filepath.Glob(samples + "/*")

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/bridge8x8/bridge8x8/bridge/bridgetest"
 	"github.com/bridge8x8/bridge8x8/bridge/cloudevent"
 	"github.com/bridge8x8/bridge8x8/bridge/ingress"
 	"github.com/bridge8x8/bridge8x8/bridge/native"
@@ -97,32 +98,16 @@ func setup(t *testing.T, o ingress.Options) *bench {
 	return b
 }
 
-type reply struct {
-	Status int
-	Header http.Header
-	Body   string
-}
+type reply = bridgetest.Answer
 
 func do(t *testing.T, method, url, body string, header ...string) reply {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	got, err := bridgetest.Do(t.Context(), http.DefaultClient, method, url, body, header...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := 0; i < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = res.Body.Close() }()
-	got, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	res.Header.Del("Date")
-	return reply{res.StatusCode, res.Header, string(got)}
+	got.Header.Del("Date")
+	return got
 }
 
 const (
@@ -155,7 +140,7 @@ func TestEventsAreStored(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			b := setup(t, ingress.Options{})
-			want := reply{http.StatusAccepted, http.Header{"Content-Length": {"0"}}, ""}
+			want := reply{Status: http.StatusAccepted, Header: http.Header{"Content-Length": {"0"}}}
 			if diff := cmp.Diff(want, do(t, "POST", b.url+"/events", test.body, test.header...)); diff != "" {
 				t.Error(diff)
 			}
@@ -511,7 +496,7 @@ func TestHandshake(t *testing.T) {
 			test.want.Set("Content-Length", "0")
 			for _, path := range []string{"/events", "/webhooks/shop"} {
 				got := do(t, "OPTIONS", b.url+path, "", test.header...)
-				if diff := cmp.Diff(reply{200, test.want, ""}, got); diff != "" {
+				if diff := cmp.Diff(reply{Status: 200, Header: test.want}, got); diff != "" {
 					t.Errorf("%s: %s", path, diff)
 				}
 			}
@@ -594,7 +579,7 @@ func TestReceiptIsTiedToItsCause(t *testing.T) {
 	}})
 	unknown := strings.Replace(receipt, "try-1", "try-2", 1)
 	for _, body := range []string{receipt, unknown, inbound} {
-		want := reply{200, http.Header{"Content-Length": {"0"}}, ""}
+		want := reply{Status: 200, Header: http.Header{"Content-Length": {"0"}}}
 		if diff := cmp.Diff(want, do(t, "POST", b.url+"/webhooks/8x8", body)); diff != "" {
 			t.Fatal(diff)
 		}

@@ -185,7 +185,7 @@ func (c *Client) getAhead(ctx context.Context, tenant string, u *url.URL, decode
 	soon, cancel := context.WithTimeout(ctx, c.ahead)
 	defer cancel()
 	err := c.getOver(soon, c.runs, tenant, u, decode)
-	if soon.Err() == nil || ctx.Err() != nil {
+	if err == nil || soon.Err() == nil || ctx.Err() != nil {
 		return err
 	}
 	return c.get(ctx, tenant, u, decode)
